@@ -1,0 +1,33 @@
+"""Which objects a survey is about, and how they are divided for training and judging."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from galpipe.spec import run_time, spec
+
+
+@spec
+class Split:
+    """Fractions by a salted hash of the sky cell (or of the id where there is no position)."""
+
+    salt: str = "galpipe"
+    validation: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.1, ge=0, lt=1)
+    nside: int = Field(64, ge=1, le=8192)  # HEALPix cells of 0.9 degrees
+
+
+@spec
+class Sample:
+    """A table of objects.  Columns not named here are carried along untouched."""
+
+    table: str | None = run_time(None)  # None: the table that comes with the images
+    id: str  # column that identifies an object, unique
+    id_type: Literal["int64", "string"]  # declared, never sniffed
+    file: str | None = None  # column naming the image; None: found by the object's id
+    ra: str | None = None  # None: the source has no coordinates
+    dec: str | None = None
+    redshift: str | None = None
+    split: Split = Split()

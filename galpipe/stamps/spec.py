@@ -1,0 +1,103 @@
+"""How cutouts become stamps: background, neighbours, orientation, scale, stretch, storage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from galpipe.spec import spec
+
+
+@spec
+class NoBackground:
+    """The source is sky-subtracted already."""
+
+    kind: Literal["none"] = "none"
+
+
+@spec
+class Annulus:
+    """The median of the pixels beyond the galaxy (and off the neighbours) is subtracted."""
+
+    kind: Literal["annulus"] = "annulus"
+    inner: float = Field(0.75, gt=0)  # in half-widths of the cutout; grown where the galaxy is larger
+
+
+Background = Annotated[NoBackground | Annulus, Field(discriminator="kind")]
+
+
+@spec
+class Segmentation:
+    """Detection on the smoothed detection image (the mean of the bands), by sep."""
+
+    threshold: float = Field(1.5, gt=0)  # in units of the background scatter
+    minimum_pixels: int = Field(5, ge=1)
+    deblend_levels: int = Field(32, ge=1)
+    deblend_contrast: float = Field(0.005, ge=0, le=1)
+    mask_neighbours: bool = True  # the stamps' first view has them filled; the other never
+
+
+@spec
+class FixedScale:
+    """The centre of the cutout, `width` cutout pixels wide, resampled to the stamp's size."""
+
+    kind: Literal["fixed"] = "fixed"
+    width: float | None = Field(None, gt=0)  # None: the whole cutout
+
+
+@spec
+class PetrosianScale:
+    """`radii` Petrosian radii (of the object itself) across, resampled to the stamp's size."""
+
+    kind: Literal["petrosian"] = "petrosian"
+    radii: float = Field(4.0, gt=0)
+    smallest: float = Field(16.0, gt=0)  # never narrower than this many cutout pixels
+
+
+Scale = Annotated[FixedScale | PetrosianScale, Field(discriminator="kind")]
+
+
+@spec
+class Asinh:
+    """y = asinh(x / (softening * s)) / asinh(1 / softening); s is fitted per band on the training split."""
+
+    kind: Literal["asinh"] = "asinh"
+    softening: float = Field(0.05, gt=0)
+    percentile: float = Field(99.5, gt=0, le=100)  # of the stamps' brightest pixel defines s
+
+
+@spec
+class Linear:
+    """y = x / s; s is fitted per band on the training split."""
+
+    kind: Literal["linear"] = "linear"
+    percentile: float = Field(99.5, gt=0, le=100)
+
+
+@spec
+class Given:
+    """y = x / s with a stated s: for images that come stretched (255 for JPEG)."""
+
+    kind: Literal["given"] = "given"
+    scale: float = Field(255.0, gt=0)
+
+
+Stretch = Annotated[Asinh | Linear | Given, Field(discriminator="kind")]
+
+
+@spec
+class Preparation:
+    """Everything between a cutout and a stamp."""
+
+    size: int = Field(64, ge=8, le=1024)  # stamp pixels on a side
+    background: Background = NoBackground()
+    segmentation: Segmentation = Segmentation()
+    align: bool = True  # rotate the major axis to the x axis, by second moments
+    scale: Scale = FixedScale()
+    conserve: Literal["surface_brightness", "flux"] = "surface_brightness"
+    colour: Literal["grey", "bands"] = "grey"  # grey: the mean of the bands
+    stretch: Stretch = Asinh()
+    dtype: Literal["uint8", "float16"] = "uint8"
+    shard: int = Field(512, ge=1)  # objects per shard, written whole by one task
+    chunk: int = Field(256, ge=1)  # objects per inner chunk, read at once
