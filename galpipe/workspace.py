@@ -130,6 +130,11 @@ class Workspace:
         )
         return ref
 
+    def committed_files(self) -> frozenset[Path]:
+        """Every file that commits something: manifests of outputs and markers of shards."""
+        store = self.root / "store"
+        return frozenset((*store.glob(f"*/*/{MANIFEST}"), *store.glob("*/*/shards/*.json")))
+
     def release(self, survey: str, name: str) -> Path:
         """The folder of a release, published or not."""
         return self.root / "releases" / survey / name

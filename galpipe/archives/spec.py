@@ -18,8 +18,8 @@ class Folder:
     layout: Literal["files", "realgalaxy"] = "files"
     bands: tuple[str, ...] = ("r",)  # in the order of the image's planes
     hdu: int | None = None  # FITS: None takes the first HDU with an image
-    pixel_scale: float | None = Field(None, gt=0)  # arcsec per pixel; None: from the WCS, if any
-    shard: int = Field(512, ge=1)  # objects per shard of the raw store
+    pixel_scale: float | None = Field(default=None, gt=0)  # arcsec/pixel; None: the source's own
+    shard: int = Field(default=512, ge=1)  # objects per shard of the raw store
     rights: str = "public"
 
 

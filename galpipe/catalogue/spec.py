@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from galpipe.spec import spec
 
 
 @spec
 class Truth:
-    """Columns of the input table that the evaluation compares the clusters with; never trained on."""
+    """Columns of the input table that the clusters are compared with; never trained on."""
 
     classes: str | None = None  # a column of class names; empty cells are left out
     votes: tuple[str, ...] = ()  # vote fractions, each histogrammed per cluster
+    vote_counts: str | None = None  # a column of how many votes an object has; None: all count
+    fewest_votes: int = Field(default=20, ge=0)  # objects with fewer are left out of `votes`
 
 
 @spec
@@ -18,8 +22,12 @@ class Evaluation:
     """Figures of the held-out split."""
 
     truth: Truth = Truth()
-    permutations: int = 100
-    seed: int = 0
+    permutations: int = Field(default=100, ge=2)  # of the labels, for the chance level
+    fewest: int = Field(default=50, ge=1)  # held-out objects; with fewer all objects are judged
+    largest: int = Field(default=20_000, ge=100)  # objects judged at most, evenly along the ids
+    silhouettes: int = Field(default=2000, ge=10)  # objects whose silhouette is computed
+    gallery: int = Field(default=12, ge=1, le=45)  # stamps shown of each cluster
+    seed: int = Field(default=0, ge=0)
 
 
 @spec

@@ -10,8 +10,58 @@ from galpipe.spec import spec
 
 
 @spec
+class Feature:
+    """A measured column as the clustering sees it."""
+
+    column: str  # its name, or a pattern such as "colour_*" that takes every column it fits
+    # asinh: of value / median size; log: of the positive values; rank: normal scores of training
+    transform: Literal["linear", "asinh", "log", "rank"] = "linear"
+
+
+def _ranked(*names: str) -> tuple[Feature, ...]:
+    return tuple(Feature(column=name, transform="rank") for name in names)
+
+
+# Shape, light profile, structure and colour; no nuisance (position angle, neighbours, background,
+# S/N, apparent size and brightness), and no isophote twist, which knows the pixel grid and so the
+# position angle.  Ranks make every survey's units alike and hold outliers in.
+# Colours are taken where there are bands.
+COLUMNS = (
+    Feature(column="axis_ratio"),
+    *_ranked(
+        "concentration_elliptical",
+        "asymmetry",
+        "smoothness",
+        "gini",
+        "m20",
+        "structure",
+        "bisymmetry_inner",
+        "bisymmetry_middle",
+        "bisymmetry_outer",
+        "surface_brightness",
+        "colour_*",
+    ),
+)
+
+
+@spec
 class Clustering:
-    """A full-covariance Gaussian mixture on vectors of the training split."""
+    """A full-covariance Gaussian mixture on vectors of the training split.
+
+    Vectors have unit variance in every measured column.
+    """
 
     on: Literal["embedding", "columns", "both"] = "columns"
-    components: int = Field(12, ge=1)
+    components: int = Field(default=12, ge=1)  # fewer, with a note, where training is too small
+    columns: tuple[Feature, ...] = COLUMNS
+    clip: float = Field(default=3.0, gt=0)  # sigma; beyond it values grow by their logarithm only
+    imputed: float = Field(default=0.25, ge=0, le=1)  # most undefined columns, a fraction, filled
+    embedding_axes: int = Field(default=8, ge=1)  # principal axes of the embedding with "both"
+    embedding_weight: float = Field(default=0.3, gt=0)  # their spread where columns have 1
+    regularisation: float = Field(default=0.05, gt=0)  # added to every variance
+    restarts: int = Field(default=8, ge=1)  # the likeliest on the validation split is kept
+    iterations: int = Field(default=500, ge=1)  # of expectation-maximisation, at most
+    smallest: int = Field(default=20, ge=2)  # training objects needed for each component
+    largest: int = Field(default=200_000, ge=100)  # training objects used at most
+    faintest: float = Field(default=0.0, ge=0, le=1)  # below this probability: unassigned
+    seed: int = Field(default=0, ge=0)

@@ -14,9 +14,9 @@ class Split:
     """Fractions by a salted hash of the sky cell (or of the id where there is no position)."""
 
     salt: str = "galpipe"
-    validation: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.1, ge=0, lt=1)
-    nside: int = Field(64, ge=1, le=8192)  # HEALPix cells of 0.9 degrees
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
+    nside: int = Field(default=64, ge=1, le=8192)  # HEALPix cells of 0.9 degrees
 
 
 @spec

@@ -178,7 +178,13 @@ class Part:
             if values.shape != expected:
                 raise ValueError(f"{name}: shape {values.shape} where the shard takes {expected}")
             target[rows] = values
-            _sync(self.path / DATA / name / "c" / "/".join([str(shard)] + ["0"] * (values.ndim - 1)))
+            stored = (
+                self.path / DATA / name / "c" / "/".join([str(shard), *["0"] * (values.ndim - 1)])
+            )
+            if (
+                stored.exists()
+            ):  # zarr stores no shard that is all fill value; the marker says it is
+                _sync(stored)
             digests[name] = hashlib.sha256(values.tobytes()).hexdigest()
         write_json(self.marker(shard), {"digests": digests, "facts": dict(facts)})
 

@@ -21,7 +21,9 @@ class Annulus:
     """The median of the pixels beyond the galaxy (and off the neighbours) is subtracted."""
 
     kind: Literal["annulus"] = "annulus"
-    inner: float = Field(0.75, gt=0)  # in half-widths of the cutout; grown where the galaxy is larger
+    inner: float = Field(
+        0.75, gt=0
+    )  # in half-widths of the cutout; grown where the galaxy is larger
 
 
 Background = Annotated[NoBackground | Annulus, Field(discriminator="kind")]
@@ -31,10 +33,17 @@ Background = Annotated[NoBackground | Annulus, Field(discriminator="kind")]
 class Segmentation:
     """Detection on the smoothed detection image (the mean of the bands), by sep."""
 
-    threshold: float = Field(1.5, gt=0)  # in units of the background scatter
-    minimum_pixels: int = Field(5, ge=1)
-    deblend_levels: int = Field(32, ge=1)
-    deblend_contrast: float = Field(0.005, ge=0, le=1)
+    threshold: float = Field(default=1.5, gt=0)  # in units of the background scatter
+    minimum_pixels: int = Field(default=5, ge=1)
+    deblend_levels: int = Field(default=16, ge=1)
+    deblend_contrast: float = Field(
+        default=0.02, ge=0, le=1
+    )  # fraction of the light; below: part of it
+    reach: float = Field(
+        default=0.15, gt=0, le=1
+    )  # half-widths from the centre where the galaxy may lie
+    grow: int = Field(default=2, ge=0)  # neighbours' masks grow by this many detection pixels
+    detect_at: int = Field(default=128, ge=16)  # pixels; larger cutouts are detected on block means
     mask_neighbours: bool = True  # the stamps' first view has them filled; the other never
 
 
@@ -43,7 +52,7 @@ class FixedScale:
     """The centre of the cutout, `width` cutout pixels wide, resampled to the stamp's size."""
 
     kind: Literal["fixed"] = "fixed"
-    width: float | None = Field(None, gt=0)  # None: the whole cutout
+    width: float | None = Field(default=None, gt=0)  # None: the whole cutout
 
 
 @spec
@@ -51,8 +60,8 @@ class PetrosianScale:
     """`radii` Petrosian radii (of the object itself) across, resampled to the stamp's size."""
 
     kind: Literal["petrosian"] = "petrosian"
-    radii: float = Field(4.0, gt=0)
-    smallest: float = Field(16.0, gt=0)  # never narrower than this many cutout pixels
+    radii: float = Field(default=4.0, gt=0)
+    smallest: float = Field(default=16.0, gt=0)  # never narrower than this many cutout pixels
 
 
 Scale = Annotated[FixedScale | PetrosianScale, Field(discriminator="kind")]
@@ -60,11 +69,13 @@ Scale = Annotated[FixedScale | PetrosianScale, Field(discriminator="kind")]
 
 @spec
 class Asinh:
-    """y = asinh(x / (softening * s)) / asinh(1 / softening); s is fitted per band on the training split."""
+    """y = asinh(x / (softening s)) / asinh(1 / softening); s per band, from the training split."""
 
     kind: Literal["asinh"] = "asinh"
-    softening: float = Field(0.05, gt=0)
-    percentile: float = Field(99.5, gt=0, le=100)  # of the stamps' brightest pixel defines s
+    softening: float = Field(default=0.05, gt=0)
+    percentile: float = Field(
+        default=99.5, gt=0, le=100
+    )  # of the stamps' brightest pixel defines s
 
 
 @spec
@@ -72,7 +83,7 @@ class Linear:
     """y = x / s; s is fitted per band on the training split."""
 
     kind: Literal["linear"] = "linear"
-    percentile: float = Field(99.5, gt=0, le=100)
+    percentile: float = Field(default=99.5, gt=0, le=100)
 
 
 @spec
@@ -80,7 +91,7 @@ class Given:
     """y = x / s with a stated s: for images that come stretched (255 for JPEG)."""
 
     kind: Literal["given"] = "given"
-    scale: float = Field(255.0, gt=0)
+    scale: float = Field(default=255.0, gt=0)
 
 
 Stretch = Annotated[Asinh | Linear | Given, Field(discriminator="kind")]
@@ -90,14 +101,17 @@ Stretch = Annotated[Asinh | Linear | Given, Field(discriminator="kind")]
 class Preparation:
     """Everything between a cutout and a stamp."""
 
-    size: int = Field(64, ge=8, le=1024)  # stamp pixels on a side
+    size: int = Field(default=64, ge=8, le=1024)  # stamp pixels on a side
     background: Background = NoBackground()
     segmentation: Segmentation = Segmentation()
+    recentre: bool = True  # the galaxy's centroid becomes the stamp's centre
     align: bool = True  # rotate the major axis to the x axis, by second moments
     scale: Scale = FixedScale()
     conserve: Literal["surface_brightness", "flux"] = "surface_brightness"
     colour: Literal["grey", "bands"] = "grey"  # grey: the mean of the bands
+    window: Literal["square", "disc"] = "square"  # disc: background beyond the inscribed circle
+    interpolation: Literal["linear", "cubic"] = "linear"
     stretch: Stretch = Asinh()
     dtype: Literal["uint8", "float16"] = "uint8"
-    shard: int = Field(512, ge=1)  # objects per shard, written whole by one task
-    chunk: int = Field(256, ge=1)  # objects per inner chunk, read at once
+    shard: int = Field(default=512, ge=1)  # objects per shard, written whole by one task
+    chunk: int = Field(default=256, ge=1)  # objects per inner chunk, read at once

@@ -1,0 +1,7 @@
+"""`python -m galpipe`."""
+
+import sys
+
+from galpipe.cli import main
+
+sys.exit(main())

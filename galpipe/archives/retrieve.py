@@ -1,0 +1,245 @@
+"""The stage `retrieve`: every object's pixels, raw, in the parts of the store `cutouts`.
+
+What an earlier release holds already stays where it is; an image counts as the same while the bytes
+behind it are the same (`version`), wherever they lie and whatever their file is called.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from galpipe import spec as specs
+from galpipe.archives.folder import Found, open_folder
+from galpipe.archives.headers import Looked, look_at_headers, look_at_versions
+from galpipe.archives.planning import NewCutout, PlannedPart, plan_parts
+from galpipe.archives.sources import describe
+from galpipe.archives.spec import Folder
+from galpipe.archives.writing import ShardWork, write_shard
+from galpipe.errors import InputError
+from galpipe.stages import Context
+from galpipe.stamps import parts
+from galpipe.stamps.parts import Part
+from galpipe.status import Status, count, names
+from galpipe.workspace import Ref, address, write_bytes
+
+VERSION = 1
+INDEX = "index.parquet"
+
+
+@dataclass
+class Line:
+    """One object's line of the ledger; `part` None where there are no pixels to use."""
+
+    version: str | None = None
+    part: str | None = None
+    row: int = -1
+    status: int = 0
+    source: str | None = None
+    sha256: str | None = None
+    reason: str | None = None
+
+
+def retrieve(context: Context, spec: Folder, catalogue: Ref, base: Ref | None) -> Ref:
+    """Read the pixels of every object of a catalogue that an earlier release (`base`) lacks.
+
+    Returns the Ref of the ledger, `index.parquet`, with one row per row of the catalogue.
+    What is wrong with one object is told by its status and reason.  Raises InputError where the
+    archive cannot be read, or where no object at all has a usable image.
+    """
+    workspace = context.workspace
+    table = pq.read_table(
+        workspace.place(catalogue) / "catalogue.parquet", columns=["object_id", "ra", "dec", "file"]
+    )
+    ids: list[int | str] = table["object_id"].to_pylist()
+    found = look_at_versions(
+        context, spec, open_folder(spec).locate(ids, table["file"].to_pylist())
+    )
+    versions = specs.digest([one.version or one.reason for one in found])
+    ref = address(
+        "cutouts", VERSION, spec, {"catalogue": catalogue, "base": base, "versions": versions}
+    )
+    if workspace.manifest(ref) is not None:
+        return ref
+    kept, kept_parts = _earlier(context, spec, base)
+    lines = [_line(id, one, kept) for id, one in zip(ids, found, strict=True)]
+    fresh = [row for row, one in enumerate(found) if one.source is not None and _is_new(lines[row])]
+    looked = look_at_headers(context, spec, [found[row] for row in fresh])
+    new = _new_cutouts(table, ids, found, lines, fresh, looked)
+    planned = plan_parts(spec, new)
+    _write(context, spec, planned)
+    for part in planned:
+        _enter(Part(workspace.place(part.ref)), part, lines)
+    _refuse_none(lines)
+    used = {line.part for line in lines if line.part is not None}
+    made = [p for p in kept_parts if p in used] + [part.ref.digest for part in planned]
+    place = workspace.begin(ref)
+    write_bytes(place / INDEX, _index(table["object_id"], lines))
+    return workspace.commit(
+        ref,
+        spec,
+        {"catalogue": catalogue, "base": base.digest if base else None},
+        versions=versions,
+        parts=made,
+        objects=len(lines),
+        by_status=count(line.status for line in lines),
+    )
+
+
+def _earlier(
+    context: Context, spec: Folder, base: Ref | None
+) -> tuple[dict[tuple[int | str, str], Line], list[str]]:
+    """The lines of an earlier release by (id, version), and its parts; none where it was made by
+    another spec, since that decides what becomes of the same bytes.
+    """
+    manifest = context.workspace.manifest(base) if base is not None else None
+    if base is None or manifest is None or manifest["spec"] != specs.identity(spec):
+        return {}, []
+    index = pq.read_table(context.workspace.place(base) / INDEX)
+    lines = {}
+    for row in index.to_pylist():
+        id = row.pop("object_id")
+        if row["version"] is not None and not row["status"] & Status.FAILED:
+            lines[id, row["version"]] = Line(**row)
+    return lines, manifest["parts"]
+
+
+def _line(id: int | str, found: Found, kept: dict[tuple[int | str, str], Line]) -> Line:
+    """What is known of an object before its pixels are read."""
+    source = describe(found.source) if found.source is not None else None
+    old = kept.get((id, found.version)) if found.version is not None else None
+    if old is not None:
+        return Line(
+            old.version, old.part, old.row, old.status, source, old.sha256, old.reason
+        )  # fmt: skip
+    return Line(found.version, None, -1, found.status, source, None, found.reason or None)
+
+
+def _is_new(line: Line) -> bool:
+    return line.status == 0
+
+
+def _new_cutouts(
+    table: pa.Table,
+    ids: Sequence[int | str],
+    found: Sequence[Found],
+    lines: Sequence[Line],
+    fresh: Sequence[int],
+    looked: Sequence[Looked],
+) -> list[NewCutout]:
+    """The objects to read; those with a bad header get their status at once."""
+    ra = table["ra"].to_numpy(zero_copy_only=False)
+    dec = table["dec"].to_numpy(zero_copy_only=False)
+    new = []
+    for row, look in zip(fresh, looked, strict=True):
+        one = found[row]
+        if look.header is None:
+            lines[row].status, lines[row].reason = look.status, look.reason
+        elif one.source is not None and one.version is not None:
+            new.append(
+                NewCutout(
+                    row, ids[row], one.version, one.source, look.header, look.psf_side,
+                    float(ra[row]), float(dec[row]),
+                )
+            )  # fmt: skip
+    return new
+
+
+def _write(context: Context, spec: Folder, planned: Sequence[PlannedPart]) -> None:
+    """Make the parts that are not there, shard by shard, wherever the context's map runs them."""
+    workspace = context.workspace
+    waiting = [part for part in planned if workspace.manifest(part.ref) is None]
+    attributes = {
+        "bands": list(spec.bands),
+        "unit": "as in the source",
+        "rows": "y as in the file: down in JPEG and PNG, up in FITS",
+        "rights": spec.rights,
+    }
+    for part in waiting:
+        objects: Any = [cutout.id for cutout in part.objects]
+        parts.create(
+            workspace.begin(part.ref, clean=False), part.layout, np.asarray(objects), attributes
+        )
+    total = sum(len(part.objects) for part in planned)
+    work = list(_shards(context, spec, waiting))
+    done = total - sum(len(shard.sources) for shard in work)
+    context.progress.start("retrieve", total, "objects", done)
+    for written in context.map(write_shard, work):
+        context.progress.advance(written)
+    context.progress.finish()
+    for part in waiting:
+        content = Part(workspace.place(part.ref)).content()
+        workspace.commit(part.ref, spec, {}, objects=len(part.objects), content=content)
+
+
+def _shards(context: Context, spec: Folder, waiting: Sequence[PlannedPart]) -> Iterator[ShardWork]:
+    """The shards that are not committed yet."""
+    for planned in waiting:
+        path = context.workspace.place(planned.ref)
+        part = Part(path)
+        image = planned.layout.arrays[0]
+        for shard in part.missing():
+            members = planned.objects[part.rows(shard)]
+            yield ShardWork(
+                spec=spec,
+                part=str(path),
+                shard=shard,
+                bucket=image.shape[-1],
+                dtype=str(image.dtype),
+                psf_side=planned.psf_side,
+                sources=tuple(cutout.source for cutout in members),
+                ra=tuple(cutout.ra for cutout in members),
+                dec=tuple(cutout.dec for cutout in members),
+            )
+
+
+def _enter(part: Part, planned: PlannedPart, lines: Sequence[Line]) -> None:
+    """Take over into the ledger what the shards of a part say of their objects."""
+    row = 0
+    for facts in part.facts():
+        for checksum, status, reason in zip(
+            facts["sha256"], facts["status"], facts["reason"], strict=True
+        ):
+            line = lines[planned.objects[row].catalogue_row]
+            line.sha256, line.status, line.reason = checksum, status, reason
+            if status & Status.OK:
+                line.part, line.row = planned.ref.digest, row
+            row += 1
+
+
+def _refuse_none(lines: Sequence[Line]) -> None:
+    """A run without a single image has one cause, and it is worth a sentence."""
+    if any(line.status & Status.OK for line in lines):
+        return
+    (status, _), number = Counter((line.status, line.reason) for line in lines).most_common(1)[0]
+    reason = next(line.reason for line in lines if line.status == status)
+    raise InputError(
+        f"none of the {len(lines)} objects has a usable image: {number} are {names(status)} "
+        f"({reason}); mend sample.file, archive.bands or archive.path."
+    )
+
+
+def _index(ids: pa.ChunkedArray, lines: Sequence[Line]) -> bytes:
+    """The ledger as Parquet."""
+    table = pa.table(
+        {
+            "object_id": ids,
+            "version": pa.array([line.version for line in lines], pa.string()),
+            "part": pa.array([line.part for line in lines], pa.string()),
+            "row": pa.array([line.row for line in lines], pa.int32()),
+            "status": pa.array([line.status for line in lines], pa.int32()),
+            "source": pa.array([line.source for line in lines], pa.string()),
+            "sha256": pa.array([line.sha256 for line in lines], pa.string()),
+            "reason": pa.array([line.reason for line in lines], pa.string()),
+        }
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()

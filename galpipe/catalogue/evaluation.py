@@ -1,0 +1,245 @@
+"""The evaluation stage: what the labels are worth on galaxies kept out of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galpipe.catalogue.agreement import agreement
+from galpipe.catalogue.heldout import HeldOut, held_out, per_row
+from galpipe.catalogue.occupancy import alarms, effective_numbers, occupancy, soft_overlap
+from galpipe.catalogue.reconstruction import reconstruction_figures
+from galpipe.catalogue.redrawn import own_overlap
+from galpipe.catalogue.separation import baselines, separation
+from galpipe.catalogue.spec import Evaluation
+from galpipe.classes import gather
+from galpipe.classes.fitted import Clusters, load_clusters, part_vectors
+from galpipe.classes.mixture import bhattacharyya
+from galpipe.classes.scheme import label_name
+from galpipe.stages import Context
+from galpipe.workspace import Ref, Workspace, address, write_json
+
+VERSION = 1
+
+Floats = NDArray[np.float64]
+
+
+def evaluate(
+    context: Context,
+    spec: Evaluation,
+    catalogue: Ref,
+    stamps: Ref,
+    model: Ref | None,
+    embeddings: Ref | None,
+    clusters: Ref,
+    assignments: Ref,
+) -> Ref:
+    """Figures and plots of a release; returns at once where they are done.
+
+    The output holds figures.json (plain JSON, an undefined figure is null, `n` beside each) and
+    plots/*.png.  One run of the tracker holds both.  Raises InputError for a truth column that the
+    table has not.
+    """
+    given = {
+        "catalogue": catalogue,
+        "stamps": stamps,
+        "model": model,
+        "embeddings": embeddings,
+        "clusters": clusters,
+        "assignments": assignments,
+    }
+    parents = {name: ref for name, ref in given.items() if ref is not None}
+    ref = address("evaluation", VERSION, spec, parents)
+    workspace = context.workspace
+    if workspace.manifest(ref):
+        return ref
+    from threadpoolctl import threadpool_limits
+
+    objects = held_out(context, spec, catalogue, stamps, assignments)
+    fitted = load_clusters(workspace, clusters)
+    place = workspace.begin(ref)
+    with threadpool_limits(limits=1):
+        figures = _figures(context, spec, objects, fitted, stamps, model, embeddings)
+        flat = headline(figures)
+        figures["headline"] = flat
+        write_json(place / "figures.json", figures)
+        from galpipe.catalogue.plots import draw
+
+        plots = draw(workspace, spec, objects, figures, stamps, model, embeddings, place / "plots")
+    with context.tracker.run("evaluation", f"evaluation {ref.digest[:8]}", ref.digest) as run:
+        run.params({"permutations": spec.permutations, "judged_on": objects.judged_on})
+        run.tags({name: parent.digest for name, parent in parents.items()})
+        run.dataset("catalogue", catalogue.digest, objects.judged_on, len(objects))
+        run.dataset("stamps", stamps.digest, objects.judged_on, len(objects))
+        run.metrics({name: float(value) for name, value in flat.items() if value is not None})
+        run.file(place / "figures.json")
+        for plot in plots:
+            run.file(plot, "plots")
+    return workspace.commit(ref, spec, parents, figures=flat, alarms=figures["alarms"])
+
+
+def _figures(
+    context: Context,
+    spec: Evaluation,
+    objects: HeldOut,
+    fitted: Clusters,
+    stamps: Ref,
+    model: Ref | None,
+    embeddings: Ref | None,
+) -> dict[str, Any]:
+    workspace = context.workspace
+    names = [label_name(k) for k in range(fitted.components)]
+    counts = occupancy(objects.cluster, fitted.components)
+    overlap = None if fitted.mixture is None else bhattacharyya(fitted.mixture)
+    notes = list(fitted.facts["notes"])
+    if objects.judged_on == "all":
+        notes.append(
+            f"the held-out split has fewer than {spec.fewest} assigned objects: the figures are "
+            "of all objects, those of the training among them"
+        )
+    figures: dict[str, Any] = {
+        "format": 1,
+        "judged_on": objects.judged_on,
+        "n": len(objects),
+        "labels": names,
+        "scheme": {name: fitted.facts["scheme"][name]["reading"] for name in names},
+        "published": agreement(objects.cluster, objects, spec, fitted.components),
+        "components": {
+            "n": len(objects),
+            "occupancy": counts,
+            **effective_numbers(np.array(counts, np.float64), overlap),
+            "overlap": None if overlap is None else overlap.tolist(),
+            **alarms(counts, overlap, names),
+        },
+        "model": None,
+        "separation": {},
+        "reconstruction": reconstruction_figures(workspace, stamps, model, embeddings, objects),
+        "notes": notes,
+    }
+    memberships = per_row(workspace, embeddings, "responsibility", objects.rows)
+    if objects.model_cluster is not None and memberships is not None:
+        figures["model"] = _model_figures(workspace, spec, objects, memberships, model)
+    spaces = _spaces(workspace, objects, fitted, stamps, embeddings)
+    for space, (train, judged) in spaces.items():
+        figures["separation"][space] = _separation(spec, objects, fitted, train, judged)
+    own = figures["model"]["components"]["alarms"] if figures["model"] else []
+    figures["alarms"] = [*figures["components"]["alarms"], *(f"model: {text}" for text in own)]
+    return figures
+
+
+def _model_figures(
+    workspace: Workspace,
+    spec: Evaluation,
+    objects: HeldOut,
+    memberships: Floats,
+    model: Ref | None,
+) -> dict[str, Any]:
+    """The same figures for the model's own components, by its argmax."""
+    assert objects.model_cluster is not None
+    components = memberships.shape[1]
+    defined = np.isfinite(memberships).all(axis=1)
+    counts = occupancy(objects.model_cluster, components)
+    if model is not None:
+        overlap = own_overlap(workspace, model)
+    else:
+        overlap = soft_overlap(memberships[defined])
+    names = [f"m{k:02d}" for k in range(components)]
+    return {
+        **agreement(objects.model_cluster, objects, spec, components),
+        "components": {
+            "n": int(defined.sum()),
+            "occupancy": counts,
+            **effective_numbers(memberships[defined].sum(axis=0), overlap),
+            "overlap": overlap.tolist(),
+            **alarms(counts, overlap, names),
+        },
+    }
+
+
+def _spaces(
+    workspace: Workspace, objects: HeldOut, fitted: Clusters, stamps: Ref, embeddings: Ref | None
+) -> dict[str, tuple[Floats, Floats]]:
+    """Vectors of training and judged objects: those clustered, and the model's latent ones."""
+    found: dict[str, tuple[Floats, Floats]] = {}
+    if fitted.vectors is not None:
+        where = gather.read_index(workspace, stamps)
+        embedded = {} if embeddings is None else gather.embedding_parts(workspace, embeddings)
+        vectors = np.full((len(where), len(fitted.vectors.names)), np.nan)
+        for i, digest in enumerate(where.parts):
+            z, _, _ = part_vectors(workspace, fitted.vectors, digest, embedded.get(digest))
+            rows = np.flatnonzero(where.part == i)
+            vectors[rows] = z[where.row[rows]]
+        found["clustered"] = (vectors[objects.train], vectors[objects.rows])
+    latent = None if embeddings is None else gather.embedded(workspace, embeddings, "vector")
+    if latent is not None:
+        values = np.asarray(latent, np.float64)
+        found["latent"] = (values[objects.train], values[objects.rows])
+    return found
+
+
+def _separation(
+    spec: Evaluation, objects: HeldOut, fitted: Clusters, train: Floats, judged: Floats
+) -> dict[str, Any]:
+    """The published labels, the model's own and two baselines, on the same vectors."""
+    usable = np.isfinite(judged).all(axis=1)
+    judged = judged[usable]
+    labellings = {"published": objects.cluster[usable]}
+    components = max(fitted.components, 1)
+    if objects.model_cluster is not None:
+        labellings["model"] = objects.model_cluster[usable]
+    labellings |= baselines(train[np.isfinite(train).all(axis=1)], judged, components, spec.seed)
+    found: dict[str, Any] = {}
+    for name, labels in labellings.items():
+        everywhere = np.full(len(objects), -1, np.int64)
+        everywhere[usable] = labels
+        whole = agreement(everywhere, objects, spec, max(int(labels.max(initial=0)) + 1, 1))
+        found[name] = {
+            **separation(
+                judged[labels >= 0], labels[labels >= 0], most=spec.silhouettes, seed=spec.seed
+            ),
+            "classes": _without_confusion(whole["classes"]),
+            "position_angle": whole["nuisances"]["position_angle"],
+        }
+    return found
+
+
+def _without_confusion(classes: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if classes is None else {k: v for k, v in classes.items() if k != "confusion"}
+
+
+def headline(figures: Mapping[str, Any]) -> dict[str, float | int | None]:
+    """The figures a reader asks for first, flat: for the summary, the report and the tracker."""
+    flat: dict[str, float | int | None] = {"judged": figures["n"]}
+    for who in ("published", "model"):
+        labelling = figures[who]
+        if labelling is None:
+            continue
+        classes = labelling["classes"]
+        if classes is not None:
+            for name in ("nmi", "nmi_bound", "ari", "purity"):
+                flat[f"{who}_{name}"] = classes[name]
+            beyond = classes["beyond_inclination"]
+            flat[f"{who}_beyond_inclination"] = None if beyond is None else beyond["corrected"]
+        for name, found in labelling["nuisances"].items():
+            flat[f"{who}_{name}_information"] = None if found is None else found["corrected"]
+            flat[f"{who}_{name}_z"] = None if found is None else found["z"]
+        components = figures["components"] if who == "published" else labelling["components"]
+        flat[f"{who}_effective_components"] = components["effective"]
+        flat[f"{who}_alarms"] = len(components["alarms"])
+    for space, labellings in figures["separation"].items():
+        for name, found in labellings.items():
+            for figure in ("calinski_harabasz", "silhouette"):
+                flat[f"{space}_{name}_{figure}"] = found[figure]
+    if figures["reconstruction"] is not None:
+        for name in ("mse", "variance_explained"):
+            flat[f"reconstruction_{name}"] = figures["reconstruction"][name]
+    return flat
+
+
+def figures_path(workspace: Workspace, evaluation: Ref) -> Path:
+    """Where the figures of a committed evaluation lie."""
+    return workspace.place(evaluation) / "figures.json"

@@ -1,0 +1,231 @@
+"""The order of the stages, and what each hands to the next.
+
+Importing this module is cheap: each stage's wing is imported when the stage runs, so that
+"nothing to do" is said before any heavy library is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from galpipe import releases, spec
+from galpipe.archives.fingerprint import fingerprint
+from galpipe.models.spec import NoModel
+from galpipe.releases import Base
+from galpipe.stages import Context
+from galpipe.survey import Survey
+from galpipe.workspace import MANIFEST, Ref
+
+STAGES: tuple[str, ...] = (
+    "sample",  # which objects
+    "retrieve",  # their pixels, raw
+    "prepare",  # stamps and measured columns
+    "train",  # a model on the training split
+    "embed",  # one vector per object
+    "cluster",  # classes and memberships
+    "evaluate",  # figures and plots of the held-out split
+    "publish",  # the labels of the release
+)
+# What each stage adds to the refs of a run; stores made of parts count objects, the others outputs.
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "sample": ("sample",),
+    "retrieve": ("cutouts",),
+    "prepare": ("stamps",),
+    "train": ("model",),
+    "embed": ("embeddings",),
+    "cluster": ("clusters", "assignments"),
+    "evaluate": ("evaluation",),
+    "publish": ("labels",),
+}
+PARTS = {"cutouts": "cutout-part", "stamps": "stamp-part", "embeddings": "embedding-part"}
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a stage did.  `done` and `reused` count objects (retrieve, prepare, embed) or outputs."""
+
+    name: str
+    seconds: float
+    done: int
+    reused: int
+    facts: dict[str, str | int | float] = field(default_factory=dict)
+
+
+class Chain:
+    """One run of a survey for one release; `run` the stages in order, then it is published."""
+
+    def __init__(
+        self, survey: Survey, context: Context, release: str | None = None, prune: int | None = None
+    ) -> None:
+        self.survey = survey
+        self.context = context
+        self.prune = prune
+        self.release = releases.release_name(survey, release, prune)
+        self.refs: dict[str, Ref] = {}
+        self.summaries: list[StageSummary] = []
+        self.base: Base = releases.base_of(context.workspace, survey, self.release, prune)
+        self.key = releases.run_key(survey, self.release, prune)
+
+    def run(self, stage: str) -> StageSummary:
+        """Run one stage, or take its output as it is where the same inputs made it before."""
+        begin = time.perf_counter()
+        before = self.context.workspace.committed_files()
+        stages: dict[str, Callable[[], dict[str, str | int | float]]] = {
+            "sample": self._sample, "retrieve": self._retrieve, "prepare": self._prepare,
+            "train": self._train, "embed": self._embed, "cluster": self._cluster,
+            "evaluate": self._evaluate, "publish": self._publish,
+        }  # fmt: skip
+        facts = stages[stage]()
+        done, reused = self._work(stage, before)
+        summary = StageSummary(stage, time.perf_counter() - begin, done, reused, facts)
+        self.summaries.append(summary)
+        return summary
+
+    # Each stage below: what it takes, what it gives.
+
+    def _sample(self) -> dict[str, str | int | float]:
+        from galpipe.archives.folder import open_folder
+        from galpipe.sample.catalogue import sample
+        from galpipe.sample.table import read_table
+
+        survey, table = self.survey, self.survey.sample.table
+        read = (
+            (lambda: read_table(Path(table))) if table else (lambda: open_folder(survey.archive).table())
+        )
+        source = fingerprint(survey.archive, table)
+        self.refs["sample"] = sample(self.context, survey.sample, read, source, self.prune)
+        return {"objects": self._manifest("sample")["objects"]}
+
+    def _retrieve(self) -> dict[str, str | int | float]:
+        from galpipe.archives.retrieve import retrieve
+
+        self.refs["cutouts"] = retrieve(
+            self.context, self.survey.archive, self.refs["sample"], self.base.cutouts
+        )
+        return dict(self._manifest("cutouts")["by_status"])
+
+    def _prepare(self) -> dict[str, str | int | float]:
+        from galpipe.stamps.prepare import prepare
+        from galpipe.stamps.scaling import fit_scaling
+
+        settings, cutouts = self.survey.prepare, self.refs["cutouts"]
+        self.refs["scaling"] = self.base.scaling or fit_scaling(
+            self.context, settings, cutouts, self.refs["sample"]
+        )
+        self.refs["stamps"] = prepare(self.context, settings, self.refs["scaling"], cutouts)
+        return dict(self._manifest("stamps")["by_status"])
+
+    def _train(self) -> dict[str, str | int | float]:
+        if isinstance(self.survey.model, NoModel):
+            return {}
+        from galpipe.models.training import train
+
+        self.refs["model"] = self.base.model or train(
+            self.context, self.survey.model, self.survey.training, self.refs["stamps"], self.refs["sample"]
+        )
+        return _plain(self._manifest("model").get("figures", {}))
+
+    def _embed(self) -> dict[str, str | int | float]:
+        if "model" not in self.refs:
+            return {}
+        from galpipe.classes.embedding import embed
+
+        self.refs["embeddings"] = embed(
+            self.context, self.survey.embed, self.refs["model"], self.refs["stamps"]
+        )
+        return {}
+
+    def _cluster(self) -> dict[str, str | int | float]:
+        from galpipe.classes import clusters
+
+        stamps, embeddings = self.refs["stamps"], self.refs.get("embeddings")
+        self.refs["clusters"] = self.base.clusters or clusters.fit(
+            self.context, self.survey.cluster, stamps, embeddings, self.refs["sample"]
+        )
+        self.refs["assignments"] = clusters.assign(
+            self.context, self.refs["clusters"], stamps, embeddings
+        )
+        return _plain(self._manifest("clusters").get("figures", {}))
+
+    def _evaluate(self) -> dict[str, str | int | float]:
+        from galpipe.catalogue.evaluation import evaluate
+
+        self.refs["evaluation"] = evaluate(
+            self.context, self.survey.evaluate, self.refs["sample"], self.refs["stamps"],
+            self.refs.get("model"), self.refs.get("embeddings"),
+            self.refs["clusters"], self.refs["assignments"],
+        )  # fmt: skip
+        return _plain(self._manifest("evaluation").get("figures", {}))
+
+    def _publish(self) -> dict[str, str | int | float]:
+        from galpipe.catalogue.labels import publish
+
+        survey = self.survey
+        self.refs["labels"] = publish(
+            self.context, survey.publish, survey.name, self.release, survey.archive.bands,
+            survey.sample.redshift,
+            catalogue=self.refs["sample"], cutouts=self.refs["cutouts"],
+            preparation=spec.digest(
+                {"prepare": spec.identity(survey.prepare), "scaling": self.refs["scaling"].digest}
+            ),
+            stamps=self.refs["stamps"], model=self.refs.get("model"),
+            clusters=self.refs["clusters"], assignments=self.refs["assignments"],
+        )  # fmt: skip
+        releases.publish(
+            self.context.workspace, survey, self.release, self.prune, self.refs, self.base, self.key
+        )
+        return {"rows": self._manifest("labels")["objects"]}
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        manifest = self.context.workspace.manifest(self.refs[name])
+        assert manifest is not None
+        return manifest
+
+    def _work(self, stage: str, before: frozenset[Path]) -> tuple[int, int]:
+        """How much of a stage's output is new, and how much was there before it ran."""
+        done = reused = 0
+        for name in OUTPUTS[stage]:
+            if name not in self.refs:
+                continue
+            if name not in PARTS:
+                new = self.context.workspace.place(self.refs[name]) / MANIFEST not in before
+                done, reused = done + new, reused + (not new)
+                continue
+            for entry in self._manifest(name)["parts"]:
+                part = Ref(PARTS[name], entry["part"] if isinstance(entry, dict) else entry)
+                place = self.context.workspace.place(part)
+                layout = json.loads((place / "layout.json").read_text())
+                objects, shard = layout["objects"], layout["shard"]
+                for number, first in enumerate(range(0, objects, shard)):
+                    rows = min(shard, objects - first)
+                    old = place / "shards" / f"{number:05d}.json" in before
+                    done, reused = done + rows * (not old), reused + rows * old
+        return done, reused
+
+    def summary(self) -> dict[str, Any]:
+        """The run in plain values: what `--json` prints."""
+        published = "labels" in self.refs
+        folder = self.context.workspace.release(self.survey.name, self.release)
+        statuses = self._manifest("labels")["by_status"] if published else {}
+        evaluation = self.refs.get("evaluation")
+        return {
+            "survey": self.survey.name,
+            "release": self.release,
+            "objects": self._manifest("sample")["objects"] if "sample" in self.refs else 0,
+            "by_status": statuses,
+            "stages": {
+                s.name: {"seconds": round(s.seconds, 3), "done": s.done, "reused": s.reused}
+                for s in self.summaries
+            },
+            "labels": str(folder / "labels.parquet") if published else None,
+            "figures": str(self.context.workspace.place(evaluation)) if evaluation else None,
+        }
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, str | int | float]:
+    return {k: v for k, v in facts.items() if isinstance(v, str | int | float)}

@@ -1,0 +1,71 @@
+"""The health of a mixture: how many components it really has, which are dead or doubled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from galpipe.models.vade import Mixture
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the components of a mixture are worth, judged on given objects."""
+
+    occupancy: Array  # mean responsibility, sums to 1
+    overlap: Array  # Bhattacharyya coefficient of each pair, 1 on the diagonal
+    occupied: float  # exp of the entropy of the occupancy: an even spread gives C
+    effective: float  # the same with each component counted by how distinct it is
+    dead: tuple[int, ...]
+    duplicates: tuple[tuple[int, int], ...]
+
+    def alarms(self) -> list[str]:
+        """One sentence per trouble; empty where all is well."""
+        said = [f"component {c} is dead (occupancy {self.occupancy[c]:.4f})" for c in self.dead]
+        return said + [
+            f"components {a} and {b} are duplicates (overlap {self.overlap[a, b]:.2f})"
+            for a, b in self.duplicates
+        ]
+
+
+def bhattacharyya(means_CJ: Array, variances_CJ: Array) -> Array:
+    """Bhattacharyya coefficients of diagonal Gaussians, (C, C) in 0..1 (Bhattacharyya 1943)."""
+    mean_variance = 0.5 * (variances_CJ[:, None] + variances_CJ[None])
+    apart = (means_CJ[:, None] - means_CJ[None]) ** 2 / mean_variance
+    unlike = np.log(mean_variance) - 0.5 * (
+        np.log(variances_CJ)[:, None] + np.log(variances_CJ)[None]
+    )
+    return np.asarray(np.exp(-(0.125 * apart + 0.5 * unlike).sum(2)))
+
+
+def health(
+    mixture: Mixture, responsibilities_NC: Array, overlap_alarm: float, occupancy_alarm: float
+) -> Health:
+    """Judge a mixture on the responsibilities of objects, (N, C).
+
+    `effective` is the similarity-sensitive diversity exp(-sum_c p_c log sum_d overlap_cd p_d)
+    (Leinster & Cobbold 2012, order 1): two identical components count as one.
+    """
+    with torch.no_grad():
+        means = mixture.means_CJ.double().numpy()
+        variances = np.exp(mixture.bounded_log_variances().double().numpy())
+    occupancy = np.asarray(responsibilities_NC, np.float64).mean(0)
+    overlap = bhattacharyya(means, variances)
+    count = len(occupancy)
+    share = np.clip(occupancy, 1e-300, None)
+    pairs = [
+        (a, b) for a in range(count) for b in range(a + 1, count) if overlap[a, b] >= overlap_alarm
+    ]
+    return Health(
+        occupancy=occupancy,
+        overlap=overlap,
+        occupied=float(np.exp(-(occupancy * np.log(share)).sum())),
+        effective=float(np.exp(-(occupancy * np.log(overlap @ share)).sum())),
+        dead=tuple(int(c) for c in np.flatnonzero(occupancy < occupancy_alarm / count)),
+        duplicates=tuple(pairs),
+    )

@@ -1,0 +1,68 @@
+"""Which stamps a training sees: the rows of each split, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from galpipe.stamps.batches import Selection
+from galpipe.stamps.gather import part_path, read_index
+from galpipe.status import Status
+from galpipe.workspace import Ref, Workspace
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows with a usable stamp, by split; parts in the order of their digests."""
+
+    selections: dict[str, list[Selection]]
+    digests: dict[str, str]  # of the parts and rows of each split
+    objects: dict[str, int]
+
+
+def read_splits(workspace: Workspace, stamps: Ref, catalogue: Ref) -> Splits:
+    """Divide the rows whose status holds OK as the catalogue's `split` says."""
+    index = read_index(workspace, stamps)
+    table = pq.read_table(
+        workspace.place(catalogue) / "catalogue.parquet", columns=["object_id", "split"]
+    )
+    if not index["object_id"].equals(table["object_id"]):
+        raise ValueError("the stamps are not those of the catalogue: their object ids differ")
+    usable = (index["status"].to_numpy() & Status.OK) != 0
+    parts = np.asarray(index["part"].to_pylist(), object)
+    rows = index["row"].to_numpy().astype(np.int64)
+    split = np.asarray(table["split"].to_pylist(), object)
+    digests = sorted({str(part) for part in parts[usable] if part is not None})
+    selections: dict[str, list[Selection]] = {name: [] for name in SPLITS}
+    sums: dict[str, str] = {}
+    for name in SPLITS:
+        digest = hashlib.sha256()
+        for part in digests:
+            own = np.sort(rows[usable & (split == name) & (parts == part)])
+            selections[name].append(Selection(part_path(workspace, "stamps", part), own))
+            digest.update(part.encode() + own.astype("<i8").tobytes())
+        sums[name] = digest.hexdigest()[:32]
+    counts = {name: sum(len(s.rows) for s in selections[name]) for name in SPLITS}
+    return Splits(selections, sums, counts)
+
+
+def sampled(selections: Iterable[Selection], count: int, seed: int) -> list[Selection]:
+    """At most `count` of the selected rows, drawn without replacement."""
+    chosen = list(selections)
+    total = sum(len(selection.rows) for selection in chosen)
+    if total <= count:
+        return chosen
+    kept: NDArray[np.bool_] = np.zeros(total, bool)
+    kept[np.random.default_rng(seed).permutation(total)[:count]] = True
+    ends = np.cumsum([len(selection.rows) for selection in chosen])[:-1]
+    return [
+        Selection(selection.part, selection.rows[keep])
+        for selection, keep in zip(chosen, np.split(kept, ends), strict=True)
+    ]

@@ -1,0 +1,212 @@
+"""Releases: a name, the outputs that make it up, and what a later release keeps of it.
+
+The first release of a survey fits scaling, model and clusters.  A later one (`--release B`) keeps
+them, as far as the survey file still says the same, and does only what is new.  Publishing a
+release again under its own name, from other inputs, replaces it; the replaced one is kept beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import galpipe
+from galpipe import spec
+from galpipe.archives.fingerprint import fingerprint
+from galpipe.errors import InputError
+from galpipe.survey import Survey, sections
+from galpipe.workspace import MANIFEST, Ref, Workspace, file_sha256, write_json
+
+LABELS = "labels.parquet"
+# What is fitted once and kept, and the sections of the survey that decide it.
+FITTED = {
+    "scaling": ("archive", "prepare"),
+    "model": ("model", "training"),
+    "clusters": ("embed", "cluster"),
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a run takes from earlier releases of its survey; None: made anew."""
+
+    release: str | None = None  # the release whose scaling, model and clusters are kept
+    cutouts: Ref | None = None  # pixels that need not be fetched again
+    scaling: Ref | None = None
+    model: Ref | None = None
+    clusters: Ref | None = None
+
+
+def release_name(survey: Survey, release: str | None, prune: int | None) -> str:
+    """The release a run publishes; a pruned run never takes the name of a whole one."""
+    name = release or survey.release
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] == ".":
+        raise InputError(
+            f"release {name!r} is no usable name; use letters, digits, '.', '_' and '-'."
+        )
+    return name if prune is None else f"{name}-prune{prune}"
+
+
+def base_of(workspace: Workspace, survey: Survey, release: str, prune: int | None) -> Base:
+    """What the run of a release keeps: as recorded if it was published before, else of the newest."""
+    records = workspace.releases(survey.name)
+    now = {name: spec.digest(value) for name, value in sections(survey).items()}
+    fetched = [r for r in records if r["sections"]["archive"] == now["archive"]]
+    cutouts = Ref("cutouts", fetched[-1]["refs"]["cutouts"]) if fetched else None
+    mine = next((r for r in records if r["release"] == release), None)
+    if mine is not None:  # published before: on the same base, as it was then
+        name, record, keeps = mine["base"], mine, mine["kept"]
+    else:
+        others = [r for r in records if r["prune"] is None and prune is None]
+        name, record, keeps = (others[-1]["release"], others[-1], FITTED) if others else (None,) * 3
+    if name is None or record is None:
+        return Base(cutouts=cutouts)
+    kept: dict[str, Ref] = {}
+    for output, depends in FITTED.items():
+        # Each of the three rests on the one before: a change breaks the rest of the line.
+        if any(record["sections"].get(part) != now.get(part) for part in depends):
+            break
+        if output in record["refs"] and output in keeps:
+            kept[output] = Ref(output, record["refs"][output])
+    return Base(name, cutouts, **kept)
+
+
+def run_key(survey: Survey, release: str, prune: int | None) -> str:
+    """A digest of everything that decides a release: survey, source, code."""
+    return spec.digest(
+        {
+            "survey": spec.identity(survey),
+            "release": release,
+            "prune": prune,
+            "source": fingerprint(survey.archive, survey.sample.table),
+            "code": _code(),
+        }
+    )
+
+
+def _code() -> str:
+    """A digest of galpipe's own source files: another version may do another thing."""
+    hasher = hashlib.sha256()
+    root = Path(galpipe.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        hasher.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return hasher.hexdigest()
+
+
+def record(workspace: Workspace, survey: str, release: str | None) -> dict[str, Any]:
+    """The record of a published release (None: the newest); raises InputError where there is none."""
+    records = workspace.releases(survey)
+    if not records:
+        known = sorted(path.name for path in (workspace.root / "releases").glob("*"))
+        raise InputError(
+            f"{workspace.root} holds no published release of {survey!r}; "
+            f"it holds {', '.join(known) or 'none'}."
+        )
+    if release is None:
+        return records[-1]
+    for found in records:
+        if found["release"] == release:
+            return found
+    raise InputError(
+        f"{survey!r} has no release {release!r}; it has {', '.join(r['release'] for r in records)}."
+    )
+
+
+def published(workspace: Workspace, survey: Survey, release: str, key: str) -> dict[str, Any] | None:
+    """The record of a release that was published from these very inputs, if it is whole."""
+    folder = workspace.release(survey.name, release)
+    try:
+        record: dict[str, Any] = json.loads((folder / "release.json").read_text())
+    except FileNotFoundError:
+        return None
+    if record["key"] != key:
+        return None
+    for name, digest in record["refs"].items():
+        if not (workspace.place(Ref(name, digest)) / MANIFEST).exists():
+            return None
+    labels = folder / LABELS
+    if not labels.exists() or file_sha256(labels) != record["labels_sha256"]:
+        return None
+    return record
+
+
+def publish(
+    workspace: Workspace,
+    survey: Survey,
+    release: str,
+    prune: int | None,
+    refs: dict[str, Ref],
+    base: Base,
+    key: str,
+) -> Path:
+    """Put the labels and the record of a release in their place; the record, last, publishes it."""
+    folder = workspace.release(survey.name, release)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = workspace.place(refs["labels"]) / LABELS
+    records = workspace.releases(survey.name)
+    mine = next((r for r in records if r["release"] == release), None)
+    digest = file_sha256(made)
+    if mine is not None and mine["labels_sha256"] != digest and (folder / LABELS).exists():
+        aside = folder / "superseded" / mine["refs"]["labels"]
+        aside.mkdir(parents=True, exist_ok=True)
+        for name in ("release.json", LABELS):
+            shutil.copyfile(folder / name, aside / name)
+    for name, source in ((LABELS, made), ("label_scheme.json", _scheme(workspace, refs))):
+        if source is not None:
+            partial = folder / f".{name}.part"
+            shutil.copyfile(source, partial)
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(folder / name)
+    sequence = mine["sequence"] if mine else 1 + max((r["sequence"] for r in records), default=0)
+    manifest = workspace.manifest(refs["labels"]) or {}
+    write_json(
+        folder / "release.json",
+        {
+            "survey": survey.name,
+            "release": release,
+            "sequence": sequence,
+            "prune": prune,
+            "base": base.release,
+            "kept": [n for n in ("scaling", "model", "clusters") if getattr(base, n) is not None],
+            "key": key,
+            "sections": {name: spec.digest(value) for name, value in sections(survey).items()},
+            "spec": spec.identity(survey),
+            "refs": {name: ref.digest for name, ref in refs.items()},
+            "objects": manifest.get("objects", 0),
+            "by_status": manifest.get("by_status", {}),
+            "labels_sha256": digest,
+        },
+    )
+    return folder
+
+
+def _scheme(workspace: Workspace, refs: dict[str, Ref]) -> Path | None:
+    path = workspace.place(refs["clusters"]) / "clusters.json"
+    return path if path.exists() else None
+
+
+def unchanged_summary(workspace: Workspace, record: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a run that found its release published: everything reused."""
+    folder = workspace.release(record["survey"], record["release"])
+    reused = {
+        "sample": 1, "retrieve": record["objects"], "prepare": record["objects"],
+        "train": int("model" in record["refs"]),
+        "embed": record["objects"] if "embeddings" in record["refs"] else 0,
+        "cluster": 2, "evaluate": 1, "publish": 1,
+    }  # fmt: skip
+    return {
+        "survey": record["survey"],
+        "release": record["release"],
+        "objects": record["objects"],
+        "by_status": record["by_status"],
+        "stages": {name: {"seconds": 0.0, "done": 0, "reused": n} for name, n in reused.items()},
+        "labels": str(folder / LABELS),
+        "figures": str(workspace.place(Ref("evaluation", record["refs"]["evaluation"]))),
+        "nothing_to_do": True,
+    }

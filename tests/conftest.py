@@ -1,0 +1,31 @@
+"""Shared fixtures: small skies with planted truth, and the folder of real galaxies where it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import sky
+
+
+def data_folder() -> Path | None:
+    """The folder of real galaxies: GALPIPE_DATA, or ../shared/data beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("GALPIPE_DATA") or default)
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = data_folder()
+    if folder is None:
+        pytest.skip("the folder of real galaxies is not here; set GALPIPE_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sky_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """240 planted galaxies as PNG images with their table: read-only, shared by the session."""
+    return sky.draw(tmp_path_factory.mktemp("sky"), objects=240)

@@ -1,0 +1,103 @@
+"""Run a survey in this process, stage by stage, as the flow does; or its command in another one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from galpipe import releases, survey
+from galpipe.chain import STAGES, Chain
+from galpipe.stages import Context, ShardMap, serial_map
+from galpipe.workspace import Workspace
+
+
+def run_chain(
+    survey_file: Path,
+    root: Path,
+    release: str | None = None,
+    prune: int | None = None,
+    until: str = STAGES[-1],
+    map: ShardMap = serial_map,
+) -> dict[str, Any]:
+    """All stages of a survey up to one; returns the summary of the run."""
+    chain = Chain(
+        survey.load(survey_file), Context(Workspace.open(root), map=map), release, prune
+    )
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        chain.run(stage)
+    return chain.summary()
+
+
+def labels(root: Path, release: str = "r1", name: str = "sky") -> bytes:
+    """The bytes of a published label file."""
+    return (root / "releases" / name / release / releases.LABELS).read_bytes()
+
+
+CHAIN = "import sys; from pathlib import Path; from tests.running import run_chain; "
+CHAIN += "run_chain(Path(sys.argv[1]), Path(sys.argv[2]))"
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The galpipe command of this environment."""
+    return [sys.executable, "-m", "galpipe", *map(str, arguments)]
+
+
+def call(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run a galpipe command to its end."""
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment()
+    )
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, without what would send a run to somebody else's servers."""
+    hidden = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "GALPIPE_WORKSPACE")
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+
+
+def committed(root: Path) -> int:
+    """How many outputs and shards a workspace has committed."""
+    return len(Workspace(root).committed_files()) + len(list(root.glob("releases/*/*/release.json")))
+
+
+def kill_after(arguments: list[str], root: Path, commits: int, timeout: float = 120) -> int | None:
+    """Start a command and kill -9 it alone as soon as the workspace holds so many commits.
+
+    Returns its exit code where it ended before, None where it was killed.
+    """
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+    )
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        code = process.poll()
+        if code is not None:
+            return code
+        if committed(root) >= commits:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return None
+        time.sleep(0.002)
+    process.kill()
+    raise TimeoutError(f"{arguments} did not reach {commits} commits in {timeout} s")
+
+
+def processes_of(root: Path) -> list[str]:
+    """Command lines of running processes that name a workspace (in arguments or environment)."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+            if process.pid != os.getpid() and any(str(root) in word for word in words):
+                found.append(" ".join(process.cmdline()))
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found

@@ -1,0 +1,234 @@
+"""VaDE: its mathematics against closed forms, sampling and the published network's size."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galpipe import spec
+from galpipe.errors import InputError
+from galpipe.models import components, engine, initialisation, schedule
+from galpipe.models.published import ASTROVADER, ASTROVADER_TRAINING
+from galpipe.models.spec import Stack, Training, VaDE
+from galpipe.models.vade import (
+    Mixture,
+    Network,
+    Posterior,
+    gaussian_divergence,
+    mixture_divergence,
+)
+
+SMALL = VaDE(
+    latent=3,
+    components=4,
+    encoder=(Stack(channels=4), Stack(channels=4)),
+    decoder=(Stack(channels=4), Stack(channels=4)),
+)
+
+
+def mixture(components: int = 4, latent: int = 3, seed: int = 0) -> Mixture:
+    random = torch.Generator().manual_seed(seed)
+    made = Mixture(components, latent, 1e-4)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random))
+    return made
+
+
+def posterior(count: int = 5, latent: int = 3, seed: int = 1) -> Posterior:
+    random = torch.Generator().manual_seed(seed)
+    return Posterior(
+        torch.randn(count, latent, generator=random),
+        torch.randn(count, latent, generator=random) - 1,
+    )
+
+
+def test_published_network_has_the_published_number_of_parameters() -> None:
+    network = Network(ASTROVADER, bands=1, size=128)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 871_381
+    assert network.encode(torch.zeros(2, 1, 128, 128)).mean.shape == (2, 20)
+    drawn = network.decode(torch.zeros(2, 20))
+    assert drawn.shape == (2, 1, 128, 128)
+    assert float(drawn.detach().min()) >= 0  # its last layer is rectified
+
+
+def test_published_schedule() -> None:
+    plan = schedule.epochs(ASTROVADER_TRAINING)
+    assert len(plan) == 350
+    assert [e.phase for e in plan[:101]] == ["warm-up"] * 100 + ["annealing"]
+    assert [e.phase for e in plan[100:150]] == ["annealing"] * 25 + ["static"] * 25
+    assert plan[0].learning_rate == 3e-4
+    assert plan[-1].learning_rate == pytest.approx(1e-6, rel=0.04)
+    assert plan[0].weight == 1
+    assert plan[124].weight == pytest.approx(0.3 * 2)  # a = 1: a^3 + gamma
+    assert plan[130].weight == pytest.approx(0.3)
+
+
+def test_published_settings_survive_a_survey_file() -> None:
+    for value in (ASTROVADER, ASTROVADER_TRAINING, VaDE(), Training()):
+        assert spec.load(type(value), spec.dump(value)) == value
+
+
+@pytest.mark.parametrize("sampling", ["pooled", "strided"])
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_shapes_and_gradients_reach_every_parameter(
+    sampling: str, linear: bool, bands: int
+) -> None:
+    model = spec.load(VaDE, {**spec.dump(SMALL), "sampling": sampling, "linear": linear})
+    network = Network(model, bands, 16)
+    x = torch.rand(6, bands, 16, 16)
+    epoch = schedule.Epoch(0, "static", 1.0, 1e-3)
+    loss, squared, divergence = engine.objective(network, x, Training(), epoch, engine.generator(0))
+    assert squared.shape == divergence.shape == (6,)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_stamps_that_do_not_fit_are_refused_in_one_sentence() -> None:
+    with pytest.raises(InputError, match="divisible by 4"):
+        Network(SMALL, 1, 18)
+    with pytest.raises(InputError, match="odd"):
+        Network(VaDE(encoder=(Stack(channels=2, kernel=4),), decoder=(Stack(channels=2),)), 1, 8)
+
+
+def test_gaussian_divergence_is_torchs() -> None:
+    q = posterior()
+    normal = torch.distributions.Normal(q.mean, torch.exp(0.5 * q.log_variance))
+    truth = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(gaussian_divergence(q), truth)
+
+
+def test_mixture_divergence_of_one_standard_component_is_the_gaussian_one() -> None:
+    q, one = posterior(), Mixture(1, 3, 1e-4)
+    for sampled in (None, q.mean):
+        torch.testing.assert_close(mixture_divergence(one, q, sampled), gaussian_divergence(q))
+
+
+def test_mixture_divergence_agrees_with_sampling() -> None:
+    """KL(q(z, c) || p(z, c)) by 200,000 draws, with q(c) the expected posterior."""
+    prior, q = mixture(), posterior(count=2)
+    draws = torch.randn(200_000, 1, 3, generator=torch.Generator().manual_seed(3))
+    z = q.mean + torch.exp(0.5 * q.log_variance) * draws
+    expected = prior.log_joint(q.mean, q.log_variance)
+    category = torch.softmax(expected, 1)
+    normal = torch.distributions.Normal(q.mean, torch.exp(0.5 * q.log_variance))
+    log_q = normal.log_prob(z).sum(2)
+    log_p = torch.stack([prior.log_joint(z[:, b]) for b in range(2)], 1)
+    inside = (category * (torch.log(category) - log_p)).sum(2) + log_q
+    torch.testing.assert_close(
+        mixture_divergence(prior, q, None), inside.mean(0), rtol=0.01, atol=0.02
+    )
+
+
+@given(seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=25)
+def test_expected_categories_are_the_best_ones(seed: int) -> None:
+    prior, q = mixture(seed=seed), posterior(seed=seed + 1)
+    z = q.sample(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(seed)))
+    best, other = mixture_divergence(prior, q, None), mixture_divergence(prior, q, z)
+    assert (best <= other + 1e-4).all()
+
+
+@given(seed=st.integers(0, 1000), scale=st.floats(0.1, 1e4))
+@settings(deadline=None, max_examples=25)
+def test_weights_and_responsibilities_lie_on_the_simplex(seed: int, scale: float) -> None:
+    """Also where every density underflows: log-sum-exp."""
+    prior = mixture(seed=seed)
+    assert float(prior.weights().detach().sum()) == pytest.approx(1, abs=1e-6)
+    rows = prior.responsibilities(scale * posterior(seed=seed).mean)
+    assert torch.isfinite(rows).all()
+    torch.testing.assert_close(rows.sum(1), torch.ones(len(rows)))
+
+
+def test_variances_have_a_floor() -> None:
+    prior = Mixture(2, 3, 1e-2)
+    with torch.no_grad():
+        prior.log_variances_CJ.fill_(-100)
+    assert float(prior.bounded_log_variances().detach().min()) == pytest.approx(math.log(1e-2))
+
+
+def test_principal_axes_are_those_of_the_singular_value_decomposition() -> None:
+    random = np.random.default_rng(0)
+    scales = np.array([5, 3, 2, 1, 0.5])
+    pixels = random.normal(size=(300, 5)) * scales @ np.linalg.qr(random.normal(size=(40, 5)))[0].T
+    average, axes, scatter = initialisation.principal_axes(pixels.astype(np.float32) + 7, 3, seed=1)
+    _, values, rows = np.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
+    np.testing.assert_allclose(average.numpy(), pixels.mean(0) + 7, atol=1e-5)
+    np.testing.assert_allclose(scatter.numpy(), values[:3] / math.sqrt(300), rtol=1e-4)
+    np.testing.assert_allclose(np.abs((axes.numpy() * rows[:3]).sum(1)), 1, atol=1e-4)
+
+
+def test_linear_start_draws_what_principal_components_draw() -> None:
+    random = np.random.default_rng(2)
+    basis = np.linalg.qr(random.normal(size=(256, 3)))[0]
+    pixels = (0.5 + random.normal(size=(100, 3)) * 0.1 @ basis.T).astype(np.float32)
+    network = Network(SMALL, 1, 16)
+    initialisation.start_linear(network, pixels, reconstruction=100, seed=0)
+    x = torch.from_numpy(pixels).view(-1, 1, 16, 16)
+    torch.testing.assert_close(engine.reconstruct(network, x), x, atol=1e-4, rtol=0)
+    means = network.encode(x).mean
+    torch.testing.assert_close(means.std(0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_mixture_start_finds_planted_components() -> None:
+    random = np.random.default_rng(4)
+    centres = 6 * np.eye(4, 3) - 2
+    truth = random.integers(0, 4, 800)
+    means = torch.from_numpy(
+        (centres[truth] + random.normal(size=(800, 3)) * 0.3).astype(np.float32)
+    )
+    prior = Mixture(4, 3, 1e-4)
+    q = Posterior(means, torch.full_like(means, math.log(0.16)))
+    initialisation.start_mixture(prior, q, restarts=2, seed=0)
+    found = prior.responsibilities(means).argmax(1).numpy()
+    pairs = {(int(a), int(b)) for a, b in zip(truth, found, strict=True)}
+    assert len(pairs) == 4
+    # The prior's variance is that of the means and of the posteriors together.
+    torch.testing.assert_close(
+        torch.exp(prior.bounded_log_variances()), torch.full((4, 3), 0.25), rtol=0.25, atol=0
+    )
+
+
+def test_overlap_of_two_gaussians_is_the_published_formula() -> None:
+    """D_B = d^2 / 8 for equal variances of 1; and 1/2 log of the mean over the geometric mean."""
+    means, ones = np.array([[0.0, 0], [2.0, 0]]), np.ones((2, 2))
+    overlap = components.bhattacharyya(means, ones)
+    np.testing.assert_allclose(overlap, [[1, math.exp(-0.5)], [math.exp(-0.5), 1]])
+    spread = components.bhattacharyya(np.zeros((2, 1)), np.array([[1.0], [4.0]]))
+    assert spread[0, 1] == pytest.approx(math.sqrt(2 / 2.5))
+
+
+def test_dead_and_duplicate_components_are_alarmed() -> None:
+    prior = Mixture(4, 2, 1e-4)
+    with torch.no_grad():
+        prior.means_CJ.copy_(torch.tensor([[0.0, 0], [0.0, 0.1], [30.0, 0], [0.0, 30]]))
+    rows = np.tile([0.25, 0.25, 0.5, 0.0], (10, 1))
+    judged = components.health(prior, rows, overlap_alarm=0.9, occupancy_alarm=0.1)
+    assert judged.dead == (3,)
+    assert judged.duplicates == ((0, 1),)
+    assert len(judged.alarms()) == 2
+    assert judged.occupied == pytest.approx(2 * math.sqrt(2), rel=1e-6)
+    assert judged.effective == pytest.approx(2, rel=0.01)  # the duplicates count as one
+
+
+def test_generated_images_come_from_the_component_asked_for() -> None:
+    network = Network(SMALL, 1, 16).eval()
+    with torch.no_grad():
+        network.mixture.means_CJ.copy_(
+            torch.tensor([[5.0, 0, 0], [0, 5, 0], [0, 0, 5], [-5, 0, 0]])
+        )
+        network.mixture.log_variances_CJ.fill_(-9)
+    one = engine.generate(network, 3, seed=1, component=1)
+    torch.testing.assert_close(
+        one,
+        network.decode(network.mixture.means_CJ[1:2]).detach().expand(3, -1, -1, -1),
+        atol=0.05,
+        rtol=0,
+    )
+    assert torch.equal(engine.generate(network, 5, seed=2), engine.generate(network, 5, seed=2))
