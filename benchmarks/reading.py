@@ -42,7 +42,9 @@ def main(objects: int = 20_000) -> None:
             write(path, objects, shard, 256)
             sides[f"galpipe, shards of {shard}"] = reader(path, objects)
             sides[f"galpipe, shards of {shard}, 80 % of rows"] = reader(path, objects, 0.8)
-            sides[f"galpipe ahead in a thread, shards of {shard}"] = reader(path, objects, ahead=True)
+            sides[f"galpipe ahead in a thread, shards of {shard}"] = reader(
+                path, objects, ahead=True
+            )
             sides[f"the same through zarr, shards of {shard}"] = reader(path, objects, plain=False)
         memory = np.random.default_rng(0).integers(0, 256, (objects, 3, 64, 64), np.uint8)
         np.save(Path(folder) / "whole.npy", memory)

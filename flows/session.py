@@ -19,12 +19,11 @@ from pathlib import Path
 from flows.dask_map import DaskMap
 from galpipe import progress
 from galpipe.spec import digest
-from galpipe.stages import Context, Progress
+from galpipe.stages import Context, Progress, serial_map
 from galpipe.survey import Survey
 from galpipe.tracking import MlflowTracker
-from galpipe.workspace import Workspace, write_json
+from galpipe.workspace import OPEN_RUN, Workspace, write_json
 
-OPEN_RUN = "open-run.json"  # there while a run is open; found by the next one: it was killed
 IDENTITY = "identity.json"
 
 
@@ -64,7 +63,10 @@ def session(
         mark = workspace_mark(place)
         tracker = MlflowTracker(place, survey.name, mark)
         shard_map = DaskMap(workers, dask)
-        context = Context(workspace, shard_map, progress_to or progress.choose(), tracker)
+        # On one machine a network takes all cores by itself; a cluster's workers have their own.
+        network_map = shard_map if dask else serial_map
+        watcher = progress_to or progress.choose()
+        context = Context(workspace, shard_map, network_map, watcher, tracker)
         opened = Session(survey, context, shard_map, tracker, mark, stale=word.exists())
         write_json(word, {"process": os.getpid(), "host": socket.gethostname(), "command": command})
         _open[place] = opened

@@ -6,6 +6,8 @@ The same flow runs from the command line (`flows.command`) and from a deployment
 from __future__ import annotations
 
 import re
+import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -20,14 +22,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.utilities.annotations import quote
 
+import galpipe
 from flows import stale
-from flows.command import run as run  # the command line's door
 from flows.servers import served
 from flows.session import Session, session
 from flows.signals import take_back_sigterm
 from galpipe.chain import STAGES, Chain, StageSummary
 from galpipe.errors import InputError
-from galpipe.releases import release_name
+from galpipe.releases import note_provenance, release_name
 from galpipe.survey import load
 
 WITH_WORKERS = ("sample", "retrieve", "prepare")  # later stages want the cores for themselves
@@ -121,6 +123,17 @@ def conclude(chain: Chain, held: Session) -> dict[str, Any]:
     summary = chain.summary()
     runs = dict(held.tracker.opened)  # the last of each kind
     summary["mlflow_run_id"] = runs.get("training") or runs.get("evaluation")
+    if summary["labels"] is not None:
+        facts = {
+            "published": datetime.now(UTC).isoformat(timespec="seconds"),
+            "galpipe": galpipe.__version__,
+            "host": socket.gethostname(),
+            "prefect_flow_run_id": str(runtime.flow_run.id or ""),
+            "mlflow_run_id": summary["mlflow_run_id"],
+            "mlflow_runs": runs,
+            "stages": summary["stages"],
+        }
+        note_provenance(held.context.workspace, chain.survey.name, chain.release, facts)
     dashboard = served(held.context.workspace.root).get("mlflow", "http://127.0.0.1:5000")
     for kind, run_id in runs.items():
         create_link_artifact(

@@ -94,9 +94,13 @@ class Chain:
         from galpipe.sample.table import read_table
 
         survey, table = self.survey, self.survey.sample.table
-        read = (
-            (lambda: read_table(Path(table))) if table else (lambda: open_folder(survey.archive).table())
-        )
+        identifier = survey.sample.id
+
+        def read() -> Any:
+            if table is not None:
+                return read_table(Path(table), id=identifier)
+            return open_folder(survey.archive).table(identifier)
+
         source = fingerprint(survey.archive, table)
         self.refs["sample"] = sample(self.context, survey.sample, read, source, self.prune)
         return {"objects": self._manifest("sample")["objects"]}
@@ -123,11 +127,15 @@ class Chain:
     def _train(self) -> dict[str, str | int | float]:
         if isinstance(self.survey.model, NoModel):
             return {}
-        from galpipe.models.training import train
+        if self.base.model is not None:
+            self.refs["model"] = self.base.model
+        else:
+            from galpipe.models.training import train
 
-        self.refs["model"] = self.base.model or train(
-            self.context, self.survey.model, self.survey.training, self.refs["stamps"], self.refs["sample"]
-        )
+            settings = self.survey.training
+            self.refs["model"] = train(
+                self.context, self.survey.model, settings, self.refs["stamps"], self.refs["sample"]
+            )
         return _plain(self._manifest("model").get("figures", {}))
 
     def _embed(self) -> dict[str, str | int | float]:
@@ -223,7 +231,7 @@ class Chain:
                 for s in self.summaries
             },
             "labels": str(folder / "labels.parquet") if published else None,
-            "figures": str(self.context.workspace.place(evaluation)) if evaluation else None,
+            "report": str(self.context.workspace.place(evaluation)) if evaluation else None,
         }
 
 

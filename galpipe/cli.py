@@ -151,14 +151,15 @@ def _run(options: argparse.Namespace) -> int:
     release = releases.release_name(chosen, options.release, options.prune)
     workspace = Workspace.open(options.workspace)
     key = releases.run_key(chosen, release, options.prune)
-    if options.until in (None, STAGES[-1]):
+    # After a killed run there is something to do in any case: to close what it left open.
+    if options.until in (None, STAGES[-1]) and not workspace.run_is_open():
         record = releases.published(workspace, chosen, release, key)
         if record is not None:
             summary = releases.unchanged_summary(workspace, record)
             _print_summary(summary, options.json, unchanged=True)
             return 0
 
-    from flows.survey import run
+    from flows.command import run
 
     summary = run(
         survey=options.survey, workspace=options.workspace, release=options.release,
@@ -182,7 +183,7 @@ def _print_summary(summary: dict[str, Any], as_json: bool, unchanged: bool = Fal
             print(f"  orchestration (Prefect, Dask, MLflow) {summary['orchestration_seconds']:.1f} s")
     for status, count in summary["by_status"].items():
         print(f"  {count:>8}  {status}")
-    for name in ("labels", "figures"):
+    for name in ("labels", "report"):
         if summary.get(name):
             print(f"  {name}: {summary[name]}")
 

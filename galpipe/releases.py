@@ -23,9 +23,11 @@ from galpipe.survey import Survey, sections
 from galpipe.workspace import MANIFEST, Ref, Workspace, file_sha256, write_json
 
 LABELS = "labels.parquet"
-# What is fitted once and kept, and the sections of the survey that decide it.
-FITTED = {
-    "scaling": ("archive", "prepare"),
+PROVENANCE = "provenance.json"
+# What a later release keeps of its base, and the sections of the survey that decide it.
+KEPT = {
+    "cutouts": ("archive",),
+    "scaling": ("prepare",),
     "model": ("model", "training"),
     "clusters": ("embed", "cluster"),
 }
@@ -35,8 +37,8 @@ FITTED = {
 class Base:
     """What a run takes from earlier releases of its survey; None: made anew."""
 
-    release: str | None = None  # the release whose scaling, model and clusters are kept
-    cutouts: Ref | None = None  # pixels that need not be fetched again
+    release: str | None = None  # the release whose outputs are kept
+    cutouts: Ref | None = None  # its pixels, which need not be fetched again
     scaling: Ref | None = None
     model: Ref | None = None
     clusters: Ref | None = None
@@ -53,27 +55,29 @@ def release_name(survey: Survey, release: str | None, prune: int | None) -> str:
 
 
 def base_of(workspace: Workspace, survey: Survey, release: str, prune: int | None) -> Base:
-    """What the run of a release keeps: as recorded if it was published before, else of the newest."""
+    """What the run of a release keeps: as recorded if it was published before, else of the newest.
+
+    A run without a base makes everything from its inputs, so that its bytes do not depend on what
+    else the workspace holds.
+    """
     records = workspace.releases(survey.name)
-    now = {name: spec.digest(value) for name, value in sections(survey).items()}
-    fetched = [r for r in records if r["sections"]["archive"] == now["archive"]]
-    cutouts = Ref("cutouts", fetched[-1]["refs"]["cutouts"]) if fetched else None
     mine = next((r for r in records if r["release"] == release), None)
     if mine is not None:  # published before: on the same base, as it was then
-        name, record, keeps = mine["base"], mine, mine["kept"]
+        name, was, keeps = mine["base"], mine["sections"], mine["kept"]
     else:
         others = [r for r in records if r["prune"] is None and prune is None]
-        name, record, keeps = (others[-1]["release"], others[-1], FITTED) if others else (None,) * 3
-    if name is None or record is None:
-        return Base(cutouts=cutouts)
+        if not others:
+            return Base()
+        name, was, keeps = others[-1]["release"], others[-1]["sections"], others[-1]["refs"]
+    now = {section: spec.digest(value) for section, value in sections(survey).items()}
     kept: dict[str, Ref] = {}
-    for output, depends in FITTED.items():
-        # Each of the three rests on the one before: a change breaks the rest of the line.
-        if any(record["sections"].get(part) != now.get(part) for part in depends):
+    for output, depends in KEPT.items():
+        # Each rests on the one before: a change breaks the rest of the line.
+        if any(was.get(section) != now.get(section) for section in depends):
             break
-        if output in record["refs"] and output in keeps:
-            kept[output] = Ref(output, record["refs"][output])
-    return Base(name, cutouts, **kept)
+        if output in keeps:
+            kept[output] = Ref(output, keeps[output])
+    return Base(name, **kept)
 
 
 def run_key(survey: Survey, release: str, prune: int | None) -> str:
@@ -173,7 +177,7 @@ def publish(
             "sequence": sequence,
             "prune": prune,
             "base": base.release,
-            "kept": [n for n in ("scaling", "model", "clusters") if getattr(base, n) is not None],
+            "kept": {n: ref.digest for n in KEPT if (ref := getattr(base, n)) is not None},
             "key": key,
             "sections": {name: spec.digest(value) for name, value in sections(survey).items()},
             "spec": spec.identity(survey),
@@ -207,6 +211,18 @@ def unchanged_summary(workspace: Workspace, record: dict[str, Any]) -> dict[str,
         "by_status": record["by_status"],
         "stages": {name: {"seconds": 0.0, "done": 0, "reused": n} for name, n in reused.items()},
         "labels": str(folder / LABELS),
-        "figures": str(workspace.place(Ref("evaluation", record["refs"]["evaluation"]))),
+        "report": str(workspace.place(Ref("evaluation", record["refs"]["evaluation"]))),
+        "mlflow_run_id": _provenance(folder).get("mlflow_run_id"),
         "nothing_to_do": True,
     }
+
+
+def note_provenance(workspace: Workspace, survey: str, release: str, facts: dict[str, Any]) -> None:
+    """Keep beside a release what is no part of its content: run ids, dates, seconds, the host."""
+    write_json(workspace.release(survey, release) / PROVENANCE, facts)
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    path = folder / PROVENANCE
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found

@@ -107,5 +107,6 @@ class Context:
 
     workspace: Workspace
     map: ShardMap = serial_map
+    network_map: ShardMap = serial_map  # for functions that take all cores, or a GPU
     progress: Progress = field(default_factory=Silent)
     tracker: Tracker = field(default_factory=Untracked)

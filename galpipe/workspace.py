@@ -3,6 +3,7 @@
     <workspace>/
       galpipe.json                       format of the workspace
       writer.lock                        held by the one run that writes
+      open-run.json                      there while a run is open
       store/<stage>/<digest>/            an output; `manifest.json`, written last, commits it
       releases/<survey>/<release>/       a published release
       mlflow.db  mlflow/  prefect/       the trackers' own files
@@ -30,6 +31,7 @@ from galpipe.errors import InputError, WorkspaceInUse
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+OPEN_RUN = "open-run.json"  # there while a run is open; found by the next one: it was killed
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,10 @@ class Workspace:
             },
         )
         return ref
+
+    def run_is_open(self) -> bool:
+        """True during a run, and after one that was killed."""
+        return (self.root / OPEN_RUN).exists()
 
     def committed_files(self) -> frozenset[Path]:
         """Every file that commits something: manifests of outputs and markers of shards."""

@@ -245,6 +245,8 @@ def test_patterns_take_all_that_fit_and_may_take_none() -> None:
     present = ("gini", "colour_g_r", "colour_r_i", "m20")
     found = [feature.column for feature in features.chosen_columns(wanted, present)]
     assert found == ["colour_g_r", "colour_r_i", "gini"]
+    fewer = features.chosen_columns(wanted, present, without=("*_i", "gini"))
+    assert [feature.column for feature in fewer] == ["colour_g_r", "gini"]  # gini by its name
 
 
 def test_scheme_reads_in_words(context: Context) -> None:

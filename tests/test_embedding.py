@@ -26,7 +26,7 @@ from galpipe.stamps.parts import Part
 from galpipe.workspace import Ref, Workspace
 from tests import stamped
 
-SETTINGS = Embedding(micro_batch=32, threads=1)
+SETTINGS = Embedding(micro_batch=32, threads=1, shard=64)
 NAMES = ("vector", "responsibility", "reconstruction_error")
 
 
@@ -94,7 +94,8 @@ def test_bytes_do_not_depend_on_order_or_shards(
     turned, _ = stamped.commit(
         workspace, [images], name=name, statuses=[status], shard=shard, first_id=0
     )
-    found = vectors(workspace, embed(Context(workspace), SETTINGS, model, turned))
+    settings = Embedding(micro_batch=32, threads=1, shard=shard)
+    found = vectors(workspace, embed(Context(workspace), settings, model, turned))
     for key in NAMES:
         for number in range(200):
             mine = found[key][number]
@@ -123,7 +124,9 @@ def test_a_killed_embedding_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     workspace, model, stamps = trained
     undisturbed = vectors(workspace, embed(Context(workspace), SETTINGS, model, stamps))
-    other = Embedding(micro_batch=64, threads=1)  # another address, so that it is made anew
+    other = Embedding(
+        micro_batch=64, threads=1, shard=64
+    )  # another address, so that it is made anew
     done: list[Any] = []
 
     def stops(function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:

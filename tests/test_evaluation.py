@@ -225,6 +225,8 @@ def test_figures_of_planted_classes(tmp_path: Path) -> None:
         means = [c["mean"] for c in figures[who]["votes"]["p_one"]["clusters"] if c["n"] > 5]
         assert max(means) == pytest.approx(0.95, abs=0.05)
         assert min(means) == pytest.approx(0.05, abs=0.05)
+    assert figures["all_objects"]["n"] == 900
+    assert figures["all_objects"]["classes"]["nmi"] > 0.95
     votes = figures["published"]["votes"]["p_one"]["clusters"]
     assert sum(c["n"] for c in votes) < 0.95 * figures["n"]  # too few votes: left out
     assert set(figures["separation"]) == {"clustered", "latent"}

@@ -295,7 +295,10 @@ def test_places_that_are_no_archive(tmp_path: Path) -> None:
 def stack(path: Path, count: int = 6, dtype: str = "uint8", bands: int = 3) -> np.ndarray:
     images = RNG.integers(0, 200, (count, 16, 14, bands)).astype(dtype)
     with h5py.File(path, "w") as file:
-        file["images"] = images if bands > 1 else images[..., 0]
+        values = images if bands > 1 else images[..., 0]
+        file.create_dataset(
+            "images", data=values, chunks=(4, *values.shape[1:]), compression="gzip"
+        )
         file["ans"] = np.arange(count, dtype=np.uint8)
         file["ra"] = np.linspace(1, 2, count)
         file["name"] = [f"g{i}".encode() for i in range(count)]

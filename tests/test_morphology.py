@@ -92,6 +92,19 @@ def test_shape_of_inclined_profiles(index: int, axis_ratio: float) -> None:
     assert found["concentration_elliptical"] == pytest.approx(truth["concentration"], abs=0.25)
 
 
+@pytest.mark.parametrize("angle", [0.0, 45.0, 90.0])
+def test_the_thinnest_galaxies_have_all_columns(angle: float) -> None:
+    """A galaxy one pixel thick and between two rows of pixels."""
+    y, x = np.mgrid[:48, :48] - 23.5
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    u, v = x * cos + y * sin, y * cos - x * sin
+    light = 100 * np.exp(-np.abs(u) / 5 - (v / 0.9) ** 2)
+    found = measured(light + np.random.default_rng(0).normal(0, 0.3, light.shape))
+    assert all(np.isfinite(value) for value in found.values())
+    assert found["axis_ratio"] < 0.25
+    assert found["petrosian_semimajor"] > 10
+
+
 def test_smooth_discs_have_no_asymmetry_no_clumps_and_no_structure() -> None:
     found = measured(sersic(1, 8, 0.7, 20))
     assert abs(found["asymmetry"]) < 0.03

@@ -19,7 +19,7 @@ from galpipe.errors import InputError
 from galpipe.sample.table import IMAGE_REFERENCE
 from galpipe.status import Status
 
-CHUNK_CACHE = 64 * 2**20  # bytes; rows are read in order, each chunk is decompressed once
+LARGEST_BLOCK = 64 * 2**20  # bytes of images read at once
 ROW = "row"  # the column made where the file has none of this name: the place along the images
 MOST_BANDS = 16
 
@@ -38,9 +38,7 @@ def open_stack(root: str, member: str) -> Any:
     try:
         path = member_path(root, member)
         source = str(path) if path.is_file() and path.name == member.rsplit("/", 1)[-1] else None
-        return h5py.File(
-            source or io.BytesIO(read_kept(root, member)), "r", rdcc_nbytes=CHUNK_CACHE
-        )
+        return h5py.File(source or io.BytesIO(read_kept(root, member)), "r")
     except BadImageError as error:
         raise InputError(f"{member}: {error.reason}.") from None
     except OSError as error:
@@ -106,12 +104,30 @@ def read_header(file: Any, source: StackRow, bands: int) -> Header:
     return Header(planes, ny, nx, "uint8" if data.dtype == np.uint8 else "float32")
 
 
-def raw(file: Any, source: StackRow) -> NDArray[Any]:
-    """One image as an open file holds it; raises BadImageError."""
-    try:
-        return np.ascontiguousarray(_data(file, source)[source.row])
-    except OSError as error:
-        raise corrupt(error) from None
+class RowReader:
+    """Rows of an open file's data set, read a whole chunk of rows at a time: each is decompressed
+    once while rows are asked for in order.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self._key: tuple[str, int] = ("", -1)
+        self._block: NDArray[Any] = np.empty(0)
+
+    def raw(self, source: StackRow) -> NDArray[Any]:
+        """One image as the file holds it; raises BadImageError."""
+        data = _data(self.file, source)
+        weight = max(int(np.prod(data.shape[1:])) * data.dtype.itemsize, 1)
+        length = data.chunks[0] if data.chunks else 1
+        length = max(1, min(length, LARGEST_BLOCK // weight))
+        key = (source.dataset, source.row // length)
+        if key != self._key:
+            first = key[1] * length
+            try:
+                self._block, self._key = np.asarray(data[first : first + length]), key
+            except OSError as error:
+                raise corrupt(error) from None
+        return np.ascontiguousarray(self._block[source.row % length])
 
 
 def decode(values: NDArray[Any], bands: int) -> Image:

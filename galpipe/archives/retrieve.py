@@ -62,10 +62,14 @@ def retrieve(context: Context, spec: Folder, catalogue: Ref, base: Ref | None) -
     found = look_at_versions(
         context, spec, open_folder(spec).locate(ids, table["file"].to_pylist())
     )
-    versions = specs.digest([one.version or one.reason for one in found])
-    ref = address(
-        "cutouts", VERSION, spec, {"catalogue": catalogue, "base": base, "versions": versions}
+    # What the pixels are, wherever they lie: fits and figures rest on this, never on the parts.
+    content = specs.digest(
+        [specs.identity(spec), ids, [one.version or one.reason for one in found]]
     )
+    earlier = workspace.manifest(base) if base is not None else None
+    if base is not None and earlier is not None and earlier["content"] == content:
+        return base
+    ref = address("cutouts", VERSION, spec, {"content": content, "base": base})
     if workspace.manifest(ref) is not None:
         return ref
     kept, kept_parts = _earlier(context, spec, base)
@@ -85,8 +89,8 @@ def retrieve(context: Context, spec: Folder, catalogue: Ref, base: Ref | None) -
     return workspace.commit(
         ref,
         spec,
-        {"catalogue": catalogue, "base": base.digest if base else None},
-        versions=versions,
+        {"base": base.digest if base else None},
+        content=content,
         parts=made,
         objects=len(lines),
         by_status=count(line.status for line in lines),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galpipe.archives import hdf5, images, realgalaxy
-from galpipe.archives.hdf5 import StackRow
+from galpipe.archives.hdf5 import RowReader, StackRow
 from galpipe.archives.images import Header, no_wcs
 from galpipe.archives.members import read_member
 from galpipe.archives.psf import psf_fwhm
@@ -70,7 +70,7 @@ class Reader:
     def __init__(self, spec: Folder) -> None:
         self.spec = spec
         self._open = ExitStack()
-        self._stacks: dict[str, Any] = {}
+        self._stacks: dict[str, RowReader] = {}
 
     def __enter__(self) -> Reader:
         return self
@@ -78,10 +78,10 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def _stack(self, member: str) -> Any:
+    def _stack(self, member: str) -> RowReader:
         if member not in self._stacks:
             opened = self._open.enter_context(hdf5.open_stack(self.spec.path, member))
-            self._stacks[member] = opened
+            self._stacks[member] = RowReader(opened)
         return self._stacks[member]
 
     def version(self, source: Source) -> str:
@@ -97,7 +97,7 @@ class Reader:
                 crc = zlib.crc32(facts, zlib.crc32(psf, zlib.crc32(image)))
                 return file_version(crc, len(image) + len(psf))
             case StackRow():
-                values = hdf5.raw(self._stack(source.member), source)
+                values = self._stack(source.member).raw(source)
                 crc = zlib.crc32(f"{values.dtype.str}{values.shape}".encode())
                 return file_version(zlib.crc32(values.tobytes(), crc), values.nbytes)
 
@@ -116,7 +116,7 @@ class Reader:
                     psf_side = max(shape.ny, shape.nx)
             case StackRow():
                 bands = len(self.spec.bands)
-                header = hdf5.read_header(self._stack(source.member), source, bands)
+                header = hdf5.read_header(self._stack(source.member).file, source, bands)
         images.check_size(header)
         self._check_bands(header.planes)
         return header, psf_side
@@ -138,7 +138,7 @@ class Reader:
                     psf = realgalaxy.decode_hdu(psf_content).pixels[0]
                     width = psf_fwhm(psf)
             case StackRow():
-                values = hdf5.raw(self._stack(source.member), source)
+                values = self._stack(source.member).raw(source)
                 content = values.tobytes()
                 image = hdf5.decode(values, len(self.spec.bands))
         self._check_bands(len(image.pixels))

@@ -68,7 +68,7 @@ def _fitted(
     where = gather.read_index(workspace, stamps)
     names = column_names(workspace, stamps)
     wanted = (
-        [f.column for f in chosen_columns(spec.columns, names)]
+        [f.column for f in chosen_columns(spec.columns, names, spec.without)]
         if spec.on != "embedding" and where.parts
         else []
     )

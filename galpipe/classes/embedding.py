@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from galpipe.models.checkpoints import load_model
+from galpipe.models.checkpoints import load_model, load_spec
 from galpipe.models.engine import as_brightness, fixed_arithmetic
 from galpipe.models.spec import VIEWS, Embedding
 from galpipe.models.vade import Network
@@ -85,11 +85,11 @@ def _embed_part(context: Context, settings: Embedding, model: Ref, digest: str) 
     if workspace.manifest(ref) is not None:
         context.progress.advance(len(source))
         return ref
-    network = load_model(workspace.place(model)).spec
+    network = load_spec(workspace.place(model))
     layout = PartLayout(
         objects=len(source),
-        shard=source.shard,
-        chunk=source.chunk,
+        shard=settings.shard,
+        chunk=min(settings.micro_batch, settings.shard),
         arrays=(
             ArrayLayout("vector", "float32", (network.latent,), ("latent",), np.nan),
             ArrayLayout("responsibility", "float32", (network.components,), ("component",), np.nan),

@@ -36,15 +36,23 @@ class Reason(enum.IntEnum):
     NO_CLUSTERS = 5  # there was nothing to fit clusters to
 
 
-def chosen_columns(features: Sequence[Feature], present: Sequence[str]) -> tuple[Feature, ...]:
+def chosen_columns(
+    features: Sequence[Feature], present: Sequence[str], without: Sequence[str] = ()
+) -> tuple[Feature, ...]:
     """The wanted columns by name: patterns filled in from the present ones, each column once.
 
-    A pattern that fits nothing is left out; a plain name that is not there raises InputError.
+    A pattern takes no column that fits one of `without`, and may take none; a plain
+    name that is not there raises InputError.
     """
     found: dict[str, Feature] = {}
     for feature in features:
         if any(sign in feature.column for sign in "*?["):
-            names = [name for name in present if fnmatch.fnmatchcase(name, feature.column)]
+            names = [
+                name
+                for name in present
+                if fnmatch.fnmatchcase(name, feature.column)
+                and not any(fnmatch.fnmatchcase(name, pattern) for pattern in without)
+            ]
         elif feature.column in present:
             names = [feature.column]
         else:
@@ -233,7 +241,7 @@ def fit_vectors(
     columns = axes = None
     if spec.on in ("columns", "both"):
         assert raw is not None
-        features = chosen_columns(spec.columns, present)
+        features = chosen_columns(spec.columns, present, spec.without)
         if not features:
             raise InputError("[cluster] columns: none of them was measured; name at least one.")
         columns = fit_columns(raw[train], features, spec.clip)

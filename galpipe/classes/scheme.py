@@ -30,7 +30,8 @@ WORDS = {
     "isophote_twist": ("", "twisted"),
 }
 NOTEWORTHY = 0.5  # sigma of the training split: smaller differences are not put into words
-AXIS_RATIOS = ((0.35, "very flat"), (0.55, "flat"), (0.8, "oval"), (1.01, "round"))
+FLAT = 0.55  # axis ratio
+AXIS_RATIOS = ((0.35, "very flat"), (FLAT, "flat"), (0.8, "oval"), (1.01, "round"))
 
 
 def label_name(cluster: int) -> str:
@@ -79,6 +80,9 @@ def reading(standing: Mapping[str, float], medians: Mapping[str, float | None]) 
     )
     for name in telling:
         word = WORDS[name][standing[name] > 0]
+        flat = axis_ratio is not None and axis_ratio < FLAT
+        if name == "bisymmetry_middle" and flat:
+            continue  # a disc seen from the side has two sides, not two arms
         if word and word not in words and len(words) < 4:
             words.append(word)
     return ", ".join(words) or "ordinary"

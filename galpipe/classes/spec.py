@@ -23,9 +23,9 @@ def _ranked(*names: str) -> tuple[Feature, ...]:
 
 
 # Shape, light profile, structure and colour; no nuisance (position angle, neighbours, background,
-# S/N, apparent size and brightness), and no isophote twist, which knows the pixel grid and so the
-# position angle.  Ranks make every survey's units alike and hold outliers in.
-# Colours are taken where there are bands.
+# S/N, apparent size and brightness), and neither isophote twist nor colour gradients, which know
+# the pixel grid (of a JPEG's colours, say) and so the position angle.  Ranks make every survey's
+# units alike and hold outliers in.  Colours are taken where there are bands.
 COLUMNS = (
     Feature(column="axis_ratio"),
     *_ranked(
@@ -54,6 +54,7 @@ class Clustering:
     on: Literal["embedding", "columns", "both"] = "columns"
     components: int = Field(default=12, ge=1)  # fewer, with a note, where training is too small
     columns: tuple[Feature, ...] = COLUMNS
+    without: tuple[str, ...] = ("colour_gradient_*",)  # columns that no pattern takes
     clip: float = Field(default=3.0, gt=0)  # sigma; beyond it values grow by their logarithm only
     imputed: float = Field(default=0.25, ge=0, le=1)  # most undefined columns, a fraction, filled
     embedding_axes: int = Field(default=8, ge=1)  # principal axes of the embedding with "both"

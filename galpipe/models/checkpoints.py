@@ -40,9 +40,15 @@ def save_model(folder: Path, network: Network) -> None:
 def load_model(folder: Path) -> Network:
     """A trained network in evaluation mode, from the folder of its output."""
     facts = json.loads((folder / DESCRIPTION).read_text())
-    network = Network(spec.load(VaDE, facts["model"], str(folder)), facts["bands"], facts["size"])
+    network = Network(load_spec(folder), facts["bands"], facts["size"])
     network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     return network.requires_grad_(False).eval()
+
+
+def load_spec(folder: Path) -> VaDE:
+    """What a trained network is, without its weights."""
+    facts = json.loads((folder / DESCRIPTION).read_text())
+    return spec.load(VaDE, facts["model"], str(folder))
 
 
 @dataclass

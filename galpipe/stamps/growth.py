@@ -77,7 +77,7 @@ def petrosian(growth: Growth, smallest: float = 1.0) -> Doubles:
         local = (outer[0] - inner[0]) / (outer[1] - inner[1])
         ratio = local / (growth.flux / growth.area)
     start = int(np.ceil(smallest * KNOTS_PER_PIXEL))
-    ended = ~(outer[1] - inner[1] > 0)
+    ended = inner[1] >= growth.area[:, -1:] * (1 - 1e-12)  # no pixel lies farther out
     below = (ratio <= PETROSIAN_RATIO) | ended
     below[:, :start] = False
     below[:, -1] = True
