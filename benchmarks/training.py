@@ -3,8 +3,8 @@
 Both sides in one run, in turns, on the same module, threads and batches: a plain loop over float
 tensors in memory (forward, backward, Adam; for embedding forward alone) against the training
 epoch and the embedding stage, which read uint8 stamps from a part.  Ratios of the seconds, as
-median (lowest to highest) over the repeats, and of the processor time of all threads, which a busy
-machine disturbs less.
+median (lowest to highest) over the repeats, and of the processor time of all threads, which a
+busy machine disturbs less.
 """
 
 from __future__ import annotations

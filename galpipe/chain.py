@@ -47,7 +47,7 @@ PARTS = {"cutouts": "cutout-part", "stamps": "stamp-part", "embeddings": "embedd
 
 @dataclass(frozen=True)
 class StageSummary:
-    """What a stage did.  `done` and `reused` count objects (retrieve, prepare, embed) or outputs."""
+    """What a stage did; `done` and `reused` count objects (retrieve, prepare, embed) or outputs."""
 
     name: str
     seconds: float

@@ -1,4 +1,4 @@
-"""The command line.  Importing it is cheap: heavy libraries are loaded by the commands that need them."""
+"""The command line; cheap to import: a command loads the heavy libraries it needs itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"galpipe: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted):
-        print("galpipe: interrupted; what was committed is kept, run the same command to go on.", file=sys.stderr)
+        print(
+            "galpipe: interrupted; what was committed is kept, run the same command to go on.",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,7 +62,9 @@ def _mendable(error: OSError, options: argparse.Namespace) -> str | None:
             "free some space (or move the workspace) and run the same command again."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where} cannot be written ({error.strerror}); give another folder with --workspace."
+        return (
+            f"{where} cannot be written ({error.strerror}); give another folder with --workspace."
+        )
     return None
 
 
@@ -76,37 +81,72 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("survey", type=Path, help="survey file (TOML)")
     _workspace(run)
     run.add_argument("--release", help="name of the release (default: the survey's, r1)")
-    run.add_argument("--prune", type=_positive, metavar="N", help="only N objects, always the same ones")
-    run.add_argument("--until", metavar="STAGE", help="stop after a stage (sample, retrieve, prepare, train, embed, cluster, evaluate, publish)")
-    run.add_argument("--dask", metavar="ADDRESS", help="scheduler of a running Dask cluster (default: processes of this machine)")
-    run.add_argument("--workers", type=_positive, metavar="N", help="worker processes on this machine (default: its cores)")
+    run.add_argument(
+        "--prune", type=_positive, metavar="N", help="only N objects, always the same ones"
+    )
+    run.add_argument(
+        "--until",
+        metavar="STAGE",
+        help="stop after sample, retrieve, prepare, train, embed, cluster, evaluate or publish",
+    )
+    run.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="scheduler of a running Dask cluster (default: processes of this machine)",
+    )
+    run.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="worker processes on this machine (default: its cores)",
+    )
     run.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     run.set_defaults(command=_run)
 
-    status = _command(commands, "status", "what a workspace holds, and how its objects ended", "example:\n  galpipe status --workspace /data/galpipe\n")
+    status = _command(
+        commands,
+        "status",
+        "what a workspace holds, and how its objects ended",
+        "example:\n  galpipe status --workspace /data/galpipe\n",
+    )
     _workspace(status)
-    status.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    status.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output"
+    )
     status.set_defaults(command=_status)
 
     labels = commands.add_parser("labels", help="published labels", description="Published labels.")
     kinds = labels.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    export = _command(kinds, "export", "write labels as Parquet, FITS, VOTable or CSV", EXPORT_EXAMPLES)
+    export = _command(
+        kinds, "export", "write labels as Parquet, FITS, VOTable or CSV", EXPORT_EXAMPLES
+    )
     export.add_argument("survey", help="name of the survey, or its survey file")
     _workspace(export)
     export.add_argument("--release", help="name of the release (default: the one published last)")
     export.add_argument("--format", required=True, choices=("parquet", "fits", "votable", "csv"))
-    export.add_argument("--output", type=Path, help="file to write (default: SURVEY-RELEASE.suffix here)")
+    export.add_argument(
+        "--output", type=Path, help="file to write (default: SURVEY-RELEASE.suffix here)"
+    )
     export.set_defaults(command=_export)
 
-    diff = _command(commands, "diff", "what changed between two releases", "example:\n  galpipe diff gz5 r1 B\n")
+    diff = _command(
+        commands, "diff", "what changed between two releases", "example:\n  galpipe diff gz5 r1 B\n"
+    )
     diff.add_argument("survey", help="name of the survey, or its survey file")
     diff.add_argument("old", help="the earlier release")
     diff.add_argument("new", help="the later release")
     _workspace(diff)
-    diff.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    diff.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output"
+    )
     diff.set_defaults(command=_diff)
 
-    serve = _command(commands, "serve", "the Prefect and MLflow dashboards on this machine", "example:\n  galpipe serve --workspace /data/galpipe\n")
+    serve = _command(
+        commands,
+        "serve",
+        "the Prefect and MLflow dashboards on this machine",
+        "example:\n  galpipe serve --workspace /data/galpipe\n",
+    )
     _workspace(serve)
     serve.add_argument("--prefect-port", type=_positive, default=4200, metavar="PORT")
     serve.add_argument("--mlflow-port", type=_positive, default=5000, metavar="PORT")
@@ -128,7 +168,7 @@ def _workspace(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(os.environ.get("GALPIPE_WORKSPACE", "workspace")),
         metavar="DIR",
-        help="folder that holds everything galpipe makes (default: $GALPIPE_WORKSPACE, or ./workspace)",
+        help="where everything galpipe makes is kept (default: $GALPIPE_WORKSPACE, or ./workspace)",
     )
 
 
@@ -147,7 +187,9 @@ def _run(options: argparse.Namespace) -> int:
 
     chosen = survey.load(options.survey)
     if options.until is not None and options.until not in STAGES:
-        raise InputError(f"--until {options.until}: there is no such stage; it takes {', '.join(STAGES)}.")
+        raise InputError(
+            f"--until {options.until}: there is no such stage; it takes {', '.join(STAGES)}."
+        )
     release = releases.release_name(chosen, options.release, options.prune)
     workspace = Workspace.open(options.workspace)
     key = releases.run_key(chosen, release, options.prune)
@@ -174,13 +216,21 @@ def _print_summary(summary: dict[str, Any], as_json: bool, unchanged: bool = Fal
         print(json.dumps(summary))
         return
     if unchanged:
-        print(f"{summary['survey']} {summary['release']}: nothing to do, published from the same inputs.")
+        print(
+            f"{summary['survey']} {summary['release']}: nothing to do, "
+            "published from the same inputs."
+        )
     else:
         print(f"{summary['survey']} {summary['release']}: {summary['objects']} objects")
         for name, stage in summary["stages"].items():
-            print(f"  {name:<9} {stage['seconds']:8.1f} s   {stage['done']:>8} done {stage['reused']:>8} reused")
+            print(
+                f"  {name:<9} {stage['seconds']:8.1f} s"
+                f"   {stage['done']:>8} done {stage['reused']:>8} reused"
+            )
         if "orchestration_seconds" in summary:
-            print(f"  orchestration (Prefect, Dask, MLflow) {summary['orchestration_seconds']:.1f} s")
+            print(
+                f"  orchestration (Prefect, Dask, MLflow) {summary['orchestration_seconds']:.1f} s"
+            )
     for status, count in summary["by_status"].items():
         print(f"  {count:>8}  {status}")
     for name in ("labels", "report"):
@@ -228,7 +278,9 @@ def _export(options: argparse.Namespace) -> int:
     workspace = Workspace.open(options.workspace, create=False)
     record = releases.record(workspace, _survey_name(options.survey), options.release)
     folder = workspace.release(record["survey"], record["release"])
-    target = options.output or Path(f"{record['survey']}-{record['release']}{SUFFIX[options.format]}")
+    target = options.output or Path(
+        f"{record['survey']}-{record['release']}{SUFFIX[options.format]}"
+    )
     export(folder / "labels.parquet", target, options.format)
     print(target)
     return 0

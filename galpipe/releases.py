@@ -2,7 +2,7 @@
 
 The first release of a survey fits scaling, model and clusters.  A later one (`--release B`) keeps
 them, as far as the survey file still says the same, and does only what is new.  Publishing a
-release again under its own name, from other inputs, replaces it; the replaced one is kept beside it.
+release again under its own name, from other inputs, replaces it; the old one is kept beside it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _code() -> str:
 
 
 def record(workspace: Workspace, survey: str, release: str | None) -> dict[str, Any]:
-    """The record of a published release (None: the newest); raises InputError where there is none."""
+    """The record of a published release (None: the newest); InputError where there is none."""
     records = workspace.releases(survey)
     if not records:
         known = sorted(path.name for path in (workspace.root / "releases").glob("*"))
@@ -121,7 +121,9 @@ def record(workspace: Workspace, survey: str, release: str | None) -> dict[str, 
     )
 
 
-def published(workspace: Workspace, survey: Survey, release: str, key: str) -> dict[str, Any] | None:
+def published(
+    workspace: Workspace, survey: Survey, release: str, key: str
+) -> dict[str, Any] | None:
     """The record of a release that was published from these very inputs, if it is whole."""
     folder = workspace.release(survey.name, release)
     try:
@@ -164,7 +166,7 @@ def publish(
         if source is not None:
             partial = folder / f".{name}.part"
             shutil.copyfile(source, partial)
-            with open(partial, "rb") as file:
+            with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(folder / name)
     sequence = mine["sequence"] if mine else 1 + max((r["sequence"] for r in records), default=0)

@@ -14,7 +14,6 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -30,7 +29,7 @@ DIGEST_CHARACTERS = 32  # 128 bits of sha256
 def spec(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass that refuses unknown keys and wrong types."""
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    return dataclass(frozen=True, kw_only=True, config=config)(cls)
+    return typing.cast(type[T], dataclass(frozen=True, kw_only=True, config=config)(cls))
 
 
 def run_time(default: Any, **constraints: Any) -> Any:
@@ -38,9 +37,13 @@ def run_time(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"run_time": True}, **constraints)
 
 
-@cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    if cls not in _adapters:
+        _adapters[cls] = TypeAdapter(cls)
+    return _adapters[cls]
 
 
 def load(cls: type[T], values: Mapping[str, Any], where: str = "spec") -> T:
@@ -52,7 +55,9 @@ def load(cls: type[T], values: Mapping[str, Any], where: str = "spec") -> T:
     try:
         text = json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: a value is not a plain number, text or list: {error}.") from None
+        raise InputError(
+            f"{where}: a value is not a plain number, text or list: {error}."
+        ) from None
     try:
         return typing.cast(T, _adapter(cls).validate_json(text))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What every stage receives beside its spec and its parents: where to write, how to map, whom to tell."""
+"""What every stage receives: where to write, how to map over shards, whom to tell."""
 
 from __future__ import annotations
 

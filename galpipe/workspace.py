@@ -168,7 +168,9 @@ class Workspace:
                     "wait for it, or give another folder with --workspace."
                 ) from None
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} ({command})".encode())
+            os.write(
+                descriptor, f"process {os.getpid()} on {socket.gethostname()} ({command})".encode()
+            )
             yield
             os.ftruncate(descriptor, 0)
         finally:
@@ -178,17 +180,19 @@ class Workspace:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is either whole or absent, also under kill -9 or a power cut."""
     partial = path.with_name(f".{path.name}.part")
-    with open(partial, "wb") as file:
+    with partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial.replace(path)
     sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all, with sorted keys, so that equal values are equal bytes."""
-    write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(
+        path, (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+    )
 
 
 def sync_folder(path: Path) -> None:
@@ -202,5 +206,5 @@ def sync_folder(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, as 64 hexadecimal characters."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,9 +27,7 @@ def run_chain(
     map: ShardMap = serial_map,
 ) -> dict[str, Any]:
     """All stages of a survey up to one; returns the summary of the run."""
-    chain = Chain(
-        survey.load(survey_file), Context(Workspace.open(root), map=map), release, prune
-    )
+    chain = Chain(survey.load(survey_file), Context(Workspace.open(root), map=map), release, prune)
     for stage in STAGES[: STAGES.index(until) + 1]:
         chain.run(stage)
     return chain.summary()
@@ -65,7 +63,9 @@ def environment() -> dict[str, str]:
 
 def committed(root: Path) -> int:
     """How many outputs and shards a workspace has committed."""
-    return len(Workspace(root).committed_files()) + len(list(root.glob("releases/*/*/release.json")))
+    return len(Workspace(root).committed_files()) + len(
+        list(root.glob("releases/*/*/release.json"))
+    )
 
 
 def kill_after(arguments: list[str], root: Path, commits: int, timeout: float = 120) -> int | None:

@@ -1,4 +1,4 @@
-"""A small sky with planted truth: PNG images of ellipses, discs and edge-on discs, and their table."""
+"""A small sky with planted truth: round, inclined and edge-on galaxies, and their table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = ("round", "inclined", "edge_on")
 
 
 def galaxy(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """One RGB image (SIZE, SIZE, 3) uint8 of a kind, at a random angle, with noise and a neighbour."""
+    """One RGB image (SIZE, SIZE, 3) uint8 of a kind, at a random angle, with noise."""
     axis_ratio = {"round": 0.95, "inclined": 0.55, "edge_on": 0.2}[kind]
     index = {"round": 3.0, "inclined": 1.0, "edge_on": 1.0}[kind]
     angle, radius = rng.uniform(0, np.pi), rng.uniform(4.5, 6.5)
@@ -30,7 +30,7 @@ def galaxy(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw(folder: Path, objects: int, first: int = 0, positions: bool = True) -> Path:
-    """Draw objects number `first` to `objects` - 1 into a folder and write the table of all of them.
+    """Draw the objects from number `first` on into a folder, and write the table of all of them.
 
     An object's image depends on its number alone, so a folder that grows keeps its old images.
     """
@@ -46,7 +46,7 @@ def draw(folder: Path, objects: int, first: int = 0, positions: bool = True) -> 
         if positions:
             row |= {"ra": (number * 37.7) % 360, "dec": (number * 11.3) % 120 - 60}
         rows.append(row)
-    with open(folder / "galaxies.csv", "w", newline="") as file:
+    with (folder / "galaxies.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

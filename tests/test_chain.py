@@ -1,4 +1,4 @@
-"""The chain from images to labels: every object ends somewhere, and the same inputs give the same bytes."""
+"""The chain: every object ends somewhere, and the same inputs give the same bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def undisturbed(sky_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "w"
 
 
-def test_every_object_has_one_row_with_exact_id_and_status(undisturbed: Path, sky_folder: Path) -> None:
+def test_every_object_has_one_row_with_exact_id_and_status(
+    undisturbed: Path, sky_folder: Path
+) -> None:
     table = galpipe.open_labels(str(undisturbed), "sky")
     ids = [587722981741363200 + 7919 * number for number in range(240)]
     assert table["object_id"].to_pylist() == ids
@@ -91,8 +93,16 @@ def test_a_release_that_grows_does_only_what_is_new(tmp_path: Path) -> None:
     run_chain(path, tmp_path / "w")
     sky.draw(folder, objects=180, first=130)
     summary = run_chain(path, tmp_path / "w", release="B")
-    assert summary["stages"]["retrieve"] | {"seconds": 0} == {"seconds": 0, "done": 50, "reused": 130}
-    assert summary["stages"]["prepare"] | {"seconds": 0} == {"seconds": 0, "done": 50, "reused": 130}
+    assert summary["stages"]["retrieve"] | {"seconds": 0} == {
+        "seconds": 0,
+        "done": 50,
+        "reused": 130,
+    }
+    assert summary["stages"]["prepare"] | {"seconds": 0} == {
+        "seconds": 0,
+        "done": 50,
+        "reused": 130,
+    }
     old, new = (galpipe.open_labels(str(tmp_path / "w"), "sky", r) for r in ("r1", "B"))
     kept = new.slice(0, 130)
     assert kept.drop_columns(["release"]).equals(old.drop_columns(["release"]))
@@ -105,7 +115,9 @@ def test_a_release_that_grows_does_only_what_is_new(tmp_path: Path) -> None:
     assert galpipe.open_release(str(tmp_path / "w"), "sky", "B").sizes["object"] == 180
 
 
-def test_a_changed_survey_replaces_its_release_and_keeps_the_old(tmp_path: Path, sky_folder: Path) -> None:
+def test_a_changed_survey_replaces_its_release_and_keeps_the_old(
+    tmp_path: Path, sky_folder: Path
+) -> None:
     path = sky.survey_file(tmp_path / "sky.toml", sky_folder)
     run_chain(path, tmp_path / "w", prune=60)
     first = labels(tmp_path / "w", "r1-prune60")
@@ -170,7 +182,9 @@ def test_labels_of_a_table_on_its_own(sky_folder: Path, tmp_path: Path) -> None:
     named = [["name", "file"], *([f"G{row[0][-6:]}", row[1]] for row in rows[1:])]
     (tmp_path / "mine.csv").write_text("\n".join(",".join(row) for row in named))
     path = sky.survey_file(tmp_path / "sky.toml", sky_folder)
-    declared = path.read_text().replace('id = "objid"\nid_type = "int64"', 'id = "name"\nid_type = "string"')
+    declared = path.read_text().replace(
+        'id = "objid"\nid_type = "int64"', 'id = "name"\nid_type = "string"'
+    )
     declared = declared.replace('ra = "ra"\ndec = "dec"', 'table = "mine.csv"')
     path.write_text(declared.replace('truth = { classes = "kind" }', ""))
     run_chain(path, tmp_path / "w")

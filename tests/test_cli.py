@@ -112,7 +112,9 @@ def _table(folder: Path, change: str) -> None:
 def test_a_bad_table_is_one_sentence(change: str, tmp_path: Path) -> None:
     folder = sky.draw(tmp_path / "sky", objects=5)
     _table(folder, change)
-    done = call("run", sky.survey_file(tmp_path / "sky.toml", folder), "--workspace", tmp_path / "w")
+    done = call(
+        "run", sky.survey_file(tmp_path / "sky.toml", folder), "--workspace", tmp_path / "w"
+    )
     _one_sentence(done, "")
 
 

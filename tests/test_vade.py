@@ -204,6 +204,15 @@ def test_overlap_of_two_gaussians_is_the_published_formula() -> None:
     assert spread[0, 1] == pytest.approx(math.sqrt(2 / 2.5))
 
 
+def test_images_are_mirrored_whole_and_equally_often() -> None:
+    images = torch.arange(4.0).view(1, 1, 2, 2).expand(4000, 1, 2, 2)
+    kinds, counts = np.unique(
+        engine.mirrored(images, engine.generator(5)).flatten(1).numpy(), axis=0, return_counts=True
+    )
+    assert kinds.tolist() == [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
+    assert (abs(counts - 1000) < 120).all()  # four standard deviations
+
+
 def test_dead_and_duplicate_components_are_alarmed() -> None:
     prior = Mixture(4, 2, 1e-4)
     with torch.no_grad():

@@ -67,9 +67,11 @@ def test_a_second_writer_is_told_who_holds_the_workspace(tmp_path: Path) -> None
     try:
         assert ready.wait(30)
         workspace = Workspace.open(tmp_path / "w")
-        with pytest.raises(WorkspaceInUse, match=rf"process {process.pid} .*galpipe run x.toml"):
-            with workspace.writer("other"):
-                pass
+        with (
+            pytest.raises(WorkspaceInUse, match=rf"process {process.pid} .*galpipe run x.toml"),
+            workspace.writer("other"),
+        ):
+            pass
     finally:
         leave.set()
         process.join(30)
@@ -80,7 +82,7 @@ def test_a_second_writer_is_told_who_holds_the_workspace(tmp_path: Path) -> None
 def test_a_workspace_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     Workspace.open(tmp_path / "w")
     write_json(tmp_path / "w" / "galpipe.json", {"format": 99})
-    with pytest.raises(InputError, match="newer galpipe .*upgrade"):
+    with pytest.raises(InputError, match=r"newer galpipe .*upgrade"):
         Workspace.open(tmp_path / "w")
 
 

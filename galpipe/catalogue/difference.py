@@ -17,9 +17,7 @@ def difference(old: Path, new: Path) -> dict[str, Any]:
     """
     tables = [pq.read_table(path) for path in (old, new)]
     shared = [n for n in tables[0].column_names if n != "release" and n in tables[1].column_names]
-    rows = [
-        {row["object_id"]: row for row in table.select(shared).to_pylist()} for table in tables
-    ]
+    rows = [{row["object_id"]: row for row in table.select(shared).to_pylist()} for table in tables]
     before, after = rows
     common = before.keys() & after.keys()
     unchanged = sum(_equal(before[key], after[key]) for key in common)

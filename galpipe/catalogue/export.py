@@ -65,7 +65,9 @@ def _write_fits(table: pa.Table, path: Path) -> None:
         facts = _facts(field)
         null = -1 if code in ("J", "K", "I") and field.name != "object_id" else None
         columns.append(
-            fits.Column(name=field.name, format=code, array=values, unit=facts.get("unit"), null=null)
+            fits.Column(
+                name=field.name, format=code, array=values, unit=facts.get("unit"), null=null
+            )
         )
         metadata.append(facts)
     hdu = fits.BinTableHDU.from_columns(columns, name="LABELS")
@@ -86,7 +88,9 @@ def _fits_values(column: pa.ChunkedArray) -> tuple[Any, str]:
         vectors = _vectors(column)
         return vectors, f"{vectors.shape[1]}E"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        texts = np.array([(v or "").encode("ascii", "backslashreplace") for v in column.to_pylist()])
+        texts = np.array(
+            [(v or "").encode("ascii", "backslashreplace") for v in column.to_pylist()]
+        )
         return texts, f"{max(texts.dtype.itemsize, 1)}A"
     if pa.types.is_boolean(kind):
         return column.fill_null(False).to_numpy(), "L"
@@ -97,7 +101,12 @@ def _fits_values(column: pa.ChunkedArray) -> tuple[Any, str]:
         return column.to_numpy(), "E"
     if pa.types.is_floating(kind):
         return column.to_numpy(), "D"
-    texts = np.array([str("" if v is None else v).encode("ascii", "backslashreplace") for v in column.to_pylist()])
+    texts = np.array(
+        [
+            str("" if v is None else v).encode("ascii", "backslashreplace")
+            for v in column.to_pylist()
+        ]
+    )
     return texts, f"{max(texts.dtype.itemsize, 1)}A"
 
 
@@ -124,13 +133,17 @@ def _write_votable(table: pa.Table, path: Path) -> None:
             plain[field.name] = Column(_vectors(column))
         elif pa.types.is_integer(field.type):
             missing = column.is_null().to_numpy()
-            plain[field.name] = MaskedColumn(column.fill_null(-1).to_numpy(), mask=missing, fill_value=-1)
+            plain[field.name] = MaskedColumn(
+                column.fill_null(-1).to_numpy(), mask=missing, fill_value=-1
+            )
         elif pa.types.is_floating(field.type):
             plain[field.name] = Column(column.to_numpy())
         elif pa.types.is_boolean(field.type):
             plain[field.name] = Column(column.fill_null(False).to_numpy())
         else:
-            plain[field.name] = Column([str("" if v is None else v) for v in column.to_pylist()], dtype=str)
+            plain[field.name] = Column(
+                [str("" if v is None else v) for v in column.to_pylist()], dtype=str
+            )
         plain[field.name].unit = _facts(field).get("unit") or None
         plain[field.name].description = _facts(field).get("description")
     tree = from_table(plain)

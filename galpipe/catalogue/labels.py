@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from galpipe.catalogue.spec import Publication
 from galpipe.stages import Context
 from galpipe.stamps.gather import column_names, gather, read_index
-from galpipe.stamps.morphology import COLUMNS
+from galpipe.stamps.morphology import columns as measured_columns
 from galpipe.status import Status, names
 from galpipe.workspace import Ref, address
 
@@ -32,8 +32,12 @@ class Meaning:
 
 MEANINGS: dict[str, Meaning] = {
     "object_id": Meaning("Identifier as the input table gives it", ucd="meta.id;meta.main"),
-    "ra": Meaning("Right ascension (ICRS); null where the source has none", "deg", "pos.eq.ra;meta.main"),
-    "dec": Meaning("Declination (ICRS); null where the source has none", "deg", "pos.eq.dec;meta.main"),
+    "ra": Meaning(
+        "Right ascension (ICRS); null where the source has none", "deg", "pos.eq.ra;meta.main"
+    ),
+    "dec": Meaning(
+        "Declination (ICRS); null where the source has none", "deg", "pos.eq.dec;meta.main"
+    ),
     "survey": Meaning("Survey", ucd="meta.dataset"),
     "release": Meaning("Release that these labels belong to", ucd="meta.version"),
     "status": Meaning(
@@ -43,12 +47,18 @@ MEANINGS: dict[str, Meaning] = {
     "label": Meaning("Morphological label; null where unassigned", ucd="src.morph.type"),
     "cluster": Meaning("Cluster number; -1 unassigned", ucd="src.morph.type"),
     "probability": Meaning("Probability of the label", ucd="stat.probability"),
-    "probabilities": Meaning("Probability of each cluster, in the order of their numbers", ucd="stat.probability"),
+    "probabilities": Meaning(
+        "Probability of each cluster, in the order of their numbers", ucd="stat.probability"
+    ),
     "entropy": Meaning("Shannon entropy of the probabilities, in nats", ucd="stat.value"),
-    "anomaly_score": Meaning("-log p of the object's vector under the fitted density", ucd="stat.likelihood"),
+    "anomaly_score": Meaning(
+        "-log p of the object's vector under the fitted density", ucd="stat.likelihood"
+    ),
     "model_cluster": Meaning("The network's own component; -1 without one", ucd="src.morph.type"),
     "label_origin": Meaning("What gave the label: cluster, classifier or human", ucd="meta.note"),
-    "label_scheme": Meaning("Digest of the dictionary of labels (label_scheme.json)", ucd="meta.ref"),
+    "label_scheme": Meaning(
+        "Digest of the dictionary of labels (label_scheme.json)", ucd="meta.ref"
+    ),
     "model": Meaning("Digest of the model; null without one", ucd="meta.ref"),
     "stamps": Meaning("Digest of the preparation and its scaling", ucd="meta.ref"),
     "source": Meaning("Digest (sha256) of the image's bytes", ucd="meta.ref"),
@@ -57,9 +67,13 @@ MEANINGS: dict[str, Meaning] = {
     "pixel_scale": Meaning("Pixel scale of the cutout", "arcsec/pixel", "instr.pixel"),
     "coverage": Meaning("Fraction of the stamp with pixels", ucd="stat.fill"),
     "psf_fwhm": Meaning("FWHM of the point-spread function", "pixel", "instr.det.psf"),
-    "resolution": Meaning("Half-light radius over the FWHM of the point-spread function", ucd="arith.ratio"),
+    "resolution": Meaning(
+        "Half-light radius over the FWHM of the point-spread function", ucd="arith.ratio"
+    ),
     "redshift": Meaning("Redshift as the input table gives it", ucd="src.redshift"),
-    "redshift_source": Meaning("Column of the input table that the redshift is from", ucd="meta.note"),
+    "redshift_source": Meaning(
+        "Column of the input table that the redshift is from", ucd="meta.note"
+    ),
 }
 
 
@@ -150,15 +164,20 @@ def publish(
         columns[name] = _nullable(_column(measured, measured_names, name, count))
     for name in spec.carry:
         columns[f"input_{name}"] = catalogue_row[f"input_{name}"]
-    table = with_meanings(pa.table(columns))
+    table = with_meanings(pa.table(columns), bands)
     write_table(table, place / FILE)
-    by_status = {names(int(bits)): int(n) for bits, n in zip(*np.unique(status, return_counts=True), strict=True)}
+    by_status = {
+        names(int(bits)): int(n)
+        for bits, n in zip(*np.unique(status, return_counts=True), strict=True)
+    }
     return context.workspace.commit(ref, settings, parents, objects=count, by_status=by_status)
 
 
-def with_meanings(table: pa.Table) -> pa.Table:
+def with_meanings(table: pa.Table, bands: tuple[str, ...] = ()) -> pa.Table:
     """The same table with unit, UCD and description in each field's metadata."""
-    morphology = {c.name: Meaning(c.description, c.unit, c.ucd) for c in COLUMNS}
+    morphology = {
+        c.name: Meaning(c.description, c.unit or "", c.ucd) for c in measured_columns(bands)
+    }
     fields = []
     for field in table.schema:
         meaning = MEANINGS.get(field.name) or morphology.get(field.name)

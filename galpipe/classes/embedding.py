@@ -160,7 +160,7 @@ def embed_images(
     if count < micro_batch:
         padding = np.zeros((micro_batch - count, *images.shape[1:]), images.dtype)
         images = np.concatenate([images, padding])
-    x = as_brightness(images, unit_scale)
+    x = as_brightness(torch.from_numpy(images), unit_scale)
     mean = network.encode(x).mean
     error = ((network.decode(mean) - x) ** 2).flatten(1).mean(1)
     answer = {

@@ -42,16 +42,18 @@ def generator(*seeds: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) >> 1)
 
 
-def as_brightness(images: Images, unit_scale: float) -> Tensor:
-    """Stored stamps as float32 in 0..1."""
-    return torch.from_numpy(images).float().div_(unit_scale)
+def as_brightness(stored_BAYX: Tensor, unit_scale: float) -> Tensor:
+    """Stored stamps (uint8 or float16) as float32 in 0..1."""
+    return stored_BAYX.to(torch.float32, copy=True).div_(unit_scale)
 
 
 def mirrored(images_BAYX: Tensor, random: torch.Generator) -> Tensor:
     """Each image mirrored in x, in y, in both or not at all, with equal chances."""
-    across, down = torch.randint(0, 2, (2, len(images_BAYX), 1, 1, 1), generator=random).bool()
-    images_BAYX = torch.where(across, images_BAYX.flip(3), images_BAYX)
-    return torch.where(down, images_BAYX.flip(2), images_BAYX)
+    across, down = torch.randint(0, 2, (2, len(images_BAYX)), generator=random).bool()
+    turned = images_BAYX.clone()
+    turned[across] = turned[across].flip(3)
+    turned[down] = turned[down].flip(2)
+    return turned
 
 
 def objective(
@@ -88,8 +90,6 @@ def step(
     random: torch.Generator,
 ) -> tuple[float, float]:
     """One step of Adam; the sums over the batch of squared differences and of the divergence."""
-    if spec.flips:
-        images_BAYX = mirrored(images_BAYX, random)
     loss, squared, divergence = objective(network, images_BAYX, spec, epoch, random)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -115,7 +115,10 @@ def run_epoch(
     squared = divergence = 0.0
     count = 0
     for images in batches:
-        sums = step(network, optimiser, as_brightness(images, unit_scale), spec, epoch, random)
+        stored = torch.from_numpy(images)
+        if spec.flips:  # before the stamps become floats, four times as large
+            stored = mirrored(stored, random)
+        sums = step(network, optimiser, as_brightness(stored, unit_scale), spec, epoch, random)
         squared, divergence, count = squared + sums[0], divergence + sums[1], count + len(images)
     network.eval()
     return {"squared_difference": squared / count, "divergence": divergence / count}
@@ -158,7 +161,7 @@ def judge(network: Network, batches: Iterable[Images], unit_scale: float) -> Jud
     total = total_squares = None
     count = 0
     for images in batches:
-        x = as_brightness(images, unit_scale)
+        x = as_brightness(torch.from_numpy(images), unit_scale)
         posterior = network.encode(x)
         squared.append(((network.decode(posterior.mean) - x) ** 2).flatten(1).sum(1))
         means.append(posterior.mean)

@@ -102,7 +102,7 @@ class Training:
     l2: float = Field(default=0.0, ge=0)  # x the sum of squared weights and biases of the network
 
     flips: bool = True  # each image mirrored in x and y at random
-    noise: float = Field(default=1e-8, ge=0)  # standard deviation of input noise, images in 0..1
+    noise: float = Field(default=0.0, ge=0)  # standard deviation of input noise, images in 0..1
 
     initialisation_images: int | None = Field(
         default=20000, ge=1

@@ -150,7 +150,7 @@ class _Work:
     def _start_linear(self) -> None:
         chosen = sampled(self.splits.selections["train"], PRINCIPAL_IMAGES, self.training.seed)
         pixels = [
-            engine.as_brightness(images, self.data.unit_scale).flatten(1).numpy()
+            engine.as_brightness(torch.from_numpy(images), self.data.unit_scale).flatten(1).numpy()
             for images, _ in self._stamps(chosen).ordered(JUDGED_AT_ONCE)
         ]
         initialisation.start_linear(

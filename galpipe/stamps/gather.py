@@ -18,7 +18,7 @@ PART_STAGE = {"cutouts": "cutout-part", "stamps": "stamp-part", "embeddings": "e
 
 
 def read_index(workspace: Workspace, ref: Ref) -> pa.Table:
-    """The index of a store: object_id, part (null without pixels), row, and the stage's own columns."""
+    """The index of a store: object_id, part (null without pixels), row, and more by stage."""
     return pq.read_table(workspace.place(ref) / "index.parquet")
 
 

@@ -35,7 +35,7 @@ def open_joined(workspace: Workspace, stamps: Ref) -> xr.Dataset:
             for d in digests
         ]
     starts = dict(zip(digests, np.cumsum([0, *(d.sizes["object"] for d in opened)]), strict=False))
-    joined = xr.concat(
+    joined: xr.Dataset = xr.concat(
         [d.drop_vars("object_id", errors="ignore") for d in opened],
         dim="object",
         coords="minimal",
@@ -58,7 +58,8 @@ def open_joined(workspace: Workspace, stamps: Ref) -> xr.Dataset:
         joined = joined.isel(object=positions)
     joined["status"] = ("object", index["status"].to_numpy())
     joined = joined.assign_coords(object_id=("object", object_id))
-    return joined.assign_attrs(**attributes)
+    joined.attrs.update(attributes)
+    return joined
 
 
 def _absent(like: xr.Dataset) -> xr.Dataset:

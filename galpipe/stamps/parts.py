@@ -1,4 +1,4 @@
-"""A part: one immutable increment of a store, a Zarr v3 group whose shards are committed one by one.
+"""A part: an immutable increment of a store, a Zarr v3 group committed shard by shard.
 
     <part>/
       data.zarr/          a Zarr v3 group; every array's first dimension is `object`

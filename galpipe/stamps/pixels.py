@@ -59,7 +59,7 @@ def prepare_images(
     [:, :ny[i], :nx[i]].  An object's result does not depend on the other objects.
     """
     count = len(images)
-    planes = 1 if spec.colour == "grey" else images.shape[1]
+    planes = images.shape[1] if spec.colour == "bands" else 1
     result = Prepared(
         np.zeros((count, planes, spec.size, spec.size), np.float32),
         np.zeros((count, planes, spec.size, spec.size), np.float32),
@@ -247,6 +247,16 @@ def _frames(
     return Frames(x, y, angle, width / spec.size)
 
 
+def _one_plane(images: Floats, colour: str) -> Floats:
+    """(n, band, y, x) to (n, 1, y, x): the mean of the bands, or the luminance of three."""
+    if colour == "luminance" and images.shape[1] == 3:
+        weights = np.array([0.2125, 0.7154, 0.0721], np.float32)[:, None, None]
+        luminance: Floats = (images * weights).sum(axis=1, keepdims=True, dtype=np.float32)
+        return luminance
+    mean: Floats = images.mean(axis=1, keepdims=True, dtype=np.float32)
+    return mean
+
+
 def _resample_views(
     view: Floats,
     unmasked: Floats,
@@ -258,9 +268,8 @@ def _resample_views(
     out: Prepared,
 ) -> None:
     """Resample both views into `out`; they are the same where nothing was masked."""
-    if spec.colour == "grey":
-        view = view.mean(axis=1, keepdims=True, dtype=np.float32)
-        unmasked = unmasked.mean(axis=1, keepdims=True, dtype=np.float32)
+    if spec.colour != "bands":
+        view, unmasked = (_one_plane(images, spec.colour) for images in (view, unmasked))
     order = 1 if spec.interpolation == "linear" else 3
     differs: Bools = np.any(masked, axis=(1, 2)) & spec.segmentation.mask_neighbours
     beyond = ~inscribed_disc(spec.size) if spec.window == "disc" else None

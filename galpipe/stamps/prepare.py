@@ -162,7 +162,7 @@ def _create(place: Path, cutouts: Part, spec: Preparation, source: Ref, scaling:
     """The empty stamp part."""
     bands = [str(band) for band in cutouts.group.attrs["bands"]]  # type: ignore[union-attr]
     table = columns(bands)
-    planes = ["grey"] if spec.colour == "grey" else bands
+    planes = bands if spec.colour == "bands" else [spec.colour]
     shape = (len(planes), spec.size, spec.size)
     dims = ("band", "y", "x")
     nan = float("nan")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from galpipe.stages import Context
 from galpipe.stamps.parts import Part
 from galpipe.stamps.pixels import prepare_images
-from galpipe.stamps.spec import Given, Preparation
+from galpipe.stamps.spec import Given, OwnRange, Preparation
 from galpipe.stamps.stretch import fitted_scale
 from galpipe.status import Status
 from galpipe.workspace import Ref, address, write_json
@@ -55,7 +55,7 @@ def fit_scaling(context: Context, spec: Preparation, cutouts: Ref, catalogue: Re
         else 1
     )
     brightest = np.zeros((0, planes), np.float32)
-    if not isinstance(spec.stretch, Given):
+    if not isinstance(spec.stretch, Given | OwnRange):
         works = _works(context, spec, cutouts, catalogue)
         context.progress.start("scaling", sum(len(work.rows) for work in works), "objects")
         found: list[NDArray[np.float32]] = []
@@ -124,4 +124,4 @@ def _works(
 
 def _planes(part: Path, spec: Preparation) -> int:
     """How many bands the stamps of these cutouts have."""
-    return 1 if spec.colour == "grey" else int(Part(part).array("image").shape[1])
+    return 1 if spec.colour != "bands" else int(Part(part).array("image").shape[1])

@@ -94,7 +94,17 @@ class Given:
     scale: float = Field(default=255.0, gt=0)
 
 
-Stretch = Annotated[Asinh | Linear | Given, Field(discriminator="kind")]
+@spec
+class OwnRange:
+    """Every image between its own darkest and brightest pixel, as AstroVaDEr has it.
+
+    Loses flux and surface brightness, and hangs on single pixels: to repeat published work only.
+    """
+
+    kind: Literal["own_range"] = "own_range"
+
+
+Stretch = Annotated[Asinh | Linear | Given | OwnRange, Field(discriminator="kind")]
 
 
 @spec
@@ -108,7 +118,8 @@ class Preparation:
     align: bool = True  # rotate the major axis to the x axis, by second moments
     scale: Scale = FixedScale()
     conserve: Literal["surface_brightness", "flux"] = "surface_brightness"
-    colour: Literal["grey", "bands"] = "grey"  # grey: the mean of the bands
+    # grey: the mean of the bands; luminance: 0.2125, 0.7154, 0.0721 of red, green, blue (Rec. 709)
+    colour: Literal["grey", "luminance", "bands"] = "grey"
     window: Literal["square", "disc"] = "square"  # disc: background beyond the inscribed circle
     interpolation: Literal["linear", "cubic"] = "linear"
     stretch: Stretch = Asinh()

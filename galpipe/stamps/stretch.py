@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from galpipe.stamps.spec import Asinh, Given, Linear, Stretch
+from galpipe.stamps.spec import Asinh, Given, Linear, OwnRange, Stretch
 
 Floats = NDArray[np.float32]
 
@@ -18,6 +18,11 @@ def stretched(values: Floats, scale: NDArray[np.float64], spec: Stretch) -> Floa
     values: (..., band, y, x); scale: (band,) intensities that become 1.
     asinh: y = asinh(x / (b s)) / asinh(1 / b), Lupton, Gunn & Szalay (1999).
     """
+    if isinstance(spec, OwnRange):
+        lowest = values.min(axis=(-3, -2, -1), keepdims=True)
+        span = values.max(axis=(-3, -2, -1), keepdims=True) - lowest
+        own: Floats = (values - lowest) / np.where(span > 0, span, np.float32(1))
+        return own
     scaled = values / scale.astype(np.float32)[:, None, None]
     if isinstance(spec, Asinh):
         softening = np.float32(spec.softening)
@@ -41,6 +46,8 @@ def unit_scale(dtype: str) -> float:
 
 def fitted_scale(brightest: Floats, spec: Stretch) -> list[float]:
     """The scale per band from the brightest pixel of each training stamp, (object, band)."""
+    if isinstance(spec, OwnRange):
+        return [1.0] * brightest.shape[1]
     if isinstance(spec, Given):
         return [spec.scale] * brightest.shape[1]
     assert isinstance(spec, Asinh | Linear)
