@@ -1,4 +1,6 @@
-"""What galpipe adds to the network's own arithmetic: `python benchmarks/training.py [objects [threads]]`.
+"""What galpipe adds to the network's own arithmetic.
+
+    python benchmarks/training.py [objects [threads]]
 
 Both sides in one run, in turns, on the same module, threads and batches: a plain loop over float
 tensors in memory (forward, backward, Adam; for embedding forward alone) against the training
@@ -68,7 +70,7 @@ def bare_training(network: Network, tensors: torch.Tensor) -> Callable[[int], No
             squared = ((network.decode(latent) - x) ** 2).flatten(1).sum(1).mean()
             divergence = mixture_divergence(network.mixture, posterior, None).mean()
             optimiser.zero_grad(set_to_none=True)
-            (TRAINING.reconstruction * squared + divergence).backward()  # type: ignore[no-untyped-call]
+            (TRAINING.reconstruction * squared + divergence).backward()
             optimiser.step()
 
     return run

@@ -147,7 +147,7 @@ def _network(folder: Path) -> Network:
     return load_model(folder)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def embed_images(
     network: Network, images: NDArray[np.generic], unit_scale: float, micro_batch: int
 ) -> dict[str, NDArray[np.float32]]:
@@ -162,7 +162,8 @@ def embed_images(
         images = np.concatenate([images, padding])
     x = as_brightness(torch.from_numpy(images), unit_scale)
     mean = network.encode(x).mean
-    error = ((network.decode(mean) - x) ** 2).flatten(1).mean(1)
+    difference = network.decode(mean).sub_(x).flatten(1)
+    error = torch.linalg.vector_norm(difference, dim=1) ** 2 / difference.shape[1]
     answer = {
         "vector": mean,
         "responsibility": network.mixture.responsibilities(mean),

@@ -23,7 +23,7 @@ def _ranked(*names: str) -> tuple[Feature, ...]:
 
 
 # Shape, light profile, structure and colour; no nuisance (position angle, neighbours, background,
-# S/N, apparent size and brightness), and neither isophote twist nor colour gradients, which know
+# S/N, apparent size and brightness), nor structure, isophote twist and colour gradients, which know
 # the pixel grid (of a JPEG's colours, say) and so the position angle.  Ranks make every survey's
 # units alike and hold outliers in.  Colours are taken where there are bands.
 COLUMNS = (
@@ -34,7 +34,6 @@ COLUMNS = (
         "smoothness",
         "gini",
         "m20",
-        "structure",
         "bisymmetry_inner",
         "bisymmetry_middle",
         "bisymmetry_outer",

@@ -44,6 +44,8 @@ def generator(*seeds: int) -> torch.Generator:
 
 def as_brightness(stored_BAYX: Tensor, unit_scale: float) -> Tensor:
     """Stored stamps (uint8 or float16) as float32 in 0..1."""
+    if stored_BAYX.dtype == torch.uint8:
+        return torch.div(stored_BAYX, unit_scale)  # cast and division in one pass
     return stored_BAYX.to(torch.float32, copy=True).div_(unit_scale)
 
 
