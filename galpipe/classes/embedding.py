@@ -105,7 +105,7 @@ def _embed_part(context: Context, settings: Embedding, model: Ref, digest: str) 
     work = [
         _Shard(workspace.place(model), source.path, place, shard, settings) for shard in missing
     ]
-    for count in context.map(_embed_shard, work):
+    for count in context.network_map(_embed_shard, work):
         context.progress.advance(count)
     return workspace.commit(ref, settings, parents, objects=len(source), content=target.content())
 
