@@ -17,6 +17,7 @@ from typing import Any
 from flows.servers import client_settings, prefect_api
 from flows.session import session
 from flows.signals import answered
+from galpipe.chain import STAGES
 from galpipe.errors import Interrupted
 from galpipe.stages import Progress
 from galpipe.survey import load
@@ -53,7 +54,9 @@ def run(
                 prefect_api(root) as api,
                 environment(client_settings(root, api)),
             ):  # fmt: skip
-                # Prefect is imported while its server starts: both take seconds.
+                # While the server starts: read the table, so that bad input is told at once, and
+                # import Prefect.
+                held.chain(release, prune).run(STAGES[0])
                 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
                 from flows.survey import survey_flow

@@ -9,8 +9,10 @@ keep their state in `<workspace>/prefect`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,6 +31,7 @@ LOOPBACK = "127.0.0.1"
 PREFECT_APP = "prefect.server.api.server:create_app"
 START_LIMIT = 90.0  # seconds; a first start makes the database: 7 s on two idle cores
 STOP_LIMIT = 4.0
+LEAST_SPACE = 8 * 2**20  # bytes a server needs for its database
 SERVE_FILE = "serve.json"
 
 
@@ -58,6 +61,8 @@ class Server:
             ended = self.process.poll() is not None
             if ended or time.monotonic() > limit:
                 self.stop()
+                if shutil.disk_usage(self.log.parent).free < LEAST_SPACE:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.log))
                 how = "ended" if ended else f"did not answer within {START_LIMIT:.0f} s"
                 raise InputError(f"the {self.name} server {how}; its log is {self.log}.")
             time.sleep(0.05)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from flows.dask_map import DaskMap
 from galpipe import progress
+from galpipe.chain import Chain
 from galpipe.spec import digest
 from galpipe.stages import Context, Progress, serial_map
 from galpipe.survey import Survey
@@ -37,6 +38,13 @@ class Session:
     tracker: MlflowTracker
     mark: str  # the tag of this workspace's runs in Prefect and MLflow
     stale: bool  # an earlier run ended without saying so
+    _chain: Chain | None = None
+
+    def chain(self, release: str | None, prune: int | None) -> Chain:
+        """The chain of this run; the same one for all who ask."""
+        if self._chain is None:
+            self._chain = Chain(self.survey, self.context, release, prune)
+        return self._chain
 
 
 _open: dict[Path, Session] = {}

@@ -89,7 +89,7 @@ def survey_flow(
     with session(load(survey), Path(workspace), command, workers=workers, dask=dask) as held:
         take_back_sigterm()
         claim(held)
-        chain = Chain(held.survey, held.context, release, prune)
+        chain = held.chain(release, prune)
         for stage in stages:
             if stage not in WITH_WORKERS:
                 held.map.close()

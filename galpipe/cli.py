@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except Exception as error:
         sentence = _mendable(error, options)
         if sentence is None:
             raise
@@ -54,18 +54,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _mendable(error: OSError, options: argparse.Namespace) -> str | None:
-    where = error.filename or getattr(options, "workspace", None) or "the workspace"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _mendable(error: BaseException, options: argparse.Namespace) -> str | None:
+    """The sentence for trouble with the disk, whoever met it first; None for anything else."""
+    where = getattr(options, "workspace", None) or "the workspace"
+    if _disk_is_full(error):
         return (
             f"no space left on the disk of {where}; what was committed is kept: "
             "free some space (or move the workspace) and run the same command again."
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        where = error.filename or where
         return (
             f"{where} cannot be written ({error.strerror}); give another folder with --workspace."
         )
     return None
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """True where a full disk is behind an error; SQLite tells it in words only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "database or disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:

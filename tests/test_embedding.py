@@ -141,10 +141,10 @@ def test_a_killed_embedding_goes_on_and_ends_with_the_same_bytes(
             yield function(item)
 
     with pytest.raises(KeyboardInterrupt):
-        embed(Context(workspace, map=stops), other, model, stamps)
-    ref = embed(Context(workspace, map=counts), other, model, stamps)
+        embed(Context(workspace, network_map=stops), other, model, stamps)
+    ref = embed(Context(workspace, network_map=counts), other, model, stamps)
     assert len(done) == 2  # of four shards
-    whole = embed(Context(workspace, map=counts), other, model, stamps)
+    whole = embed(Context(workspace, network_map=counts), other, model, stamps)
     assert (whole, len(done)) == (ref, 2)
     fresh = Workspace.open(tmp_path / "fresh")
     for needed in (model, stamps, Ref("stamp-part", "part-a-0")):
@@ -171,7 +171,7 @@ def test_other_processes_write_the_same_bytes(
         _link(ref, workspace, elsewhere)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        there = embed(Context(elsewhere, map=pool.map), SETTINGS, model, stamps)
+        there = embed(Context(elsewhere, network_map=pool.map), SETTINGS, model, stamps)
     assert content(elsewhere, there) == here
 
 
@@ -187,7 +187,9 @@ def test_a_grown_catalogue_embeds_only_its_new_part(trained: tuple[Workspace, Re
             asked.append(item)
             yield function(item)
 
-    after = workspace.manifest(embed(Context(workspace, map=counts), SETTINGS, model, grown))
+    after = workspace.manifest(
+        embed(Context(workspace, network_map=counts), SETTINGS, model, grown)
+    )
     assert before is not None and after is not None
     assert after["parts"][0] == before["parts"][0]
     assert len(asked) == 1

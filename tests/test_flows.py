@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import flows.session
 from flows.command import run
 from flows.dask_map import IN_FLIGHT, DaskMap
 from flows.servers import prefect_api, served
@@ -56,7 +57,7 @@ def standing(monkeypatch: pytest.MonkeyPatch, server: str) -> type[StandingChain
 
     monkeypatch.setenv("PREFECT_API_URL", server)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(flows.survey, "Chain", StandingChain)
+    monkeypatch.setattr(flows.session, "Chain", StandingChain)
     monkeypatch.setattr(flows.survey.run_stage, "retry_delay_seconds", [0.0, 0.0, 0.0])
     monkeypatch.setattr(StandingChain, "trouble", {})
     monkeypatch.setattr(StandingChain, "tried", [])
@@ -134,6 +135,7 @@ def test_a_workspace_in_use_is_said_before_any_server_starts(survey: Path, tmp_p
 def test_a_server_that_is_not_there_is_said(
     survey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flows.session, "Chain", StandingChain)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     with pytest.raises(InputError, match="no Prefect server answers there"):
         run(survey=survey, workspace=tmp_path, progress=Silent())
@@ -318,4 +320,4 @@ def test_durations_read_back(seconds: float) -> None:
 def test_the_chain_in_the_flow_is_galpipes() -> None:
     import flows.survey
 
-    assert flows.survey.Chain is chain.Chain
+    assert flows.session.Chain is chain.Chain

@@ -30,7 +30,7 @@ class VaDE:
     """Variational deep embedding (Jiang et al. 2017; AstroVaDEr, Spindler et al. 2021).
 
     The defaults are a small strided network for 64 x 64 surveys on a CPU; AstroVaDEr's own is
-    `galpipe.models.published.ASTROVADER`.
+    `deploy/surveys/astrovader-paper.toml`.
     """
 
     kind: Literal["vade"] = "vade"

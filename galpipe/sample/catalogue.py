@@ -163,14 +163,27 @@ def _number(text: str | None) -> float:
 def _positions(
     spec: Sample, table: pa.Table
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """ra and dec in degrees (NaN where undefined or out of range), and which rows are bad."""
+    """ra and dec in degrees (NaN where undefined or out of range), and which rows are bad.
+
+    A row whose cells are both empty has no position, as a source without coordinates has none;
+    it is not bad.
+    """
     count = len(table)
     if spec.ra is None or spec.dec is None:
         return np.full(count, np.nan), np.full(count, np.nan), np.zeros(count, bool)
     ra, dec = _numbers(table, spec.ra, "ra"), _numbers(table, spec.dec, "dec")
     good = (ra >= 0) & (ra <= 360) & (dec >= -90) & (dec <= 90)
     ra[~good], dec[~good] = np.nan, np.nan
-    return ra, dec, ~good
+    empty = _empty(table[spec.ra]) & _empty(table[spec.dec])
+    return ra, dec, ~good & ~empty
+
+
+def _empty(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Cells without anything in them; NaN is something."""
+    empty: NDArray[np.bool_] = column.is_null().to_numpy()
+    if pa.types.is_string(column.type):
+        empty |= pc.equal(pc.utf8_trim_whitespace(column), "").fill_null(True).to_numpy()
+    return empty
 
 
 def _redshifts(spec: Sample, table: pa.Table) -> NDArray[np.float64]:
