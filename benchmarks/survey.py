@@ -1,4 +1,4 @@
-"""A whole survey, from zip to published labels: `python -m benchmarks.survey [SURVEY.toml] [prune]`.
+"""A whole survey, from zip to labels: `python -m benchmarks.survey [SURVEY.toml] [prune]`.
 
 Prints seconds per stage, the peak memory of the command with all its processes, and the figures of
 the clusters: all objects and the held-out split, published and the network's own.

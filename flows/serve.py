@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.servers import Server, announce, start, start_prefect, withdraw
 from flows.signals import answered
 from galpipe.tracking import server_environment
+from galpipe.workspace import Workspace
 
 MLFLOW_APP = "mlflow.server.fastapi_app:app"
 LOOK = 0.5  # seconds between two looks at the servers
@@ -27,7 +28,7 @@ def serve(workspace: Path | str, prefect_port: int = 4200, mlflow_port: int = 50
     Runs on the workspace go on beside it, and use its Prefect server while it lives.  Raises
     InputError where a port is in use.
     """
-    root = Path(workspace)
+    root = Workspace.open(workspace).root
     with answered(), contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as servers:
         prefect = start_prefect(root, prefect_port, dashboard=True)
         servers.callback(prefect.stop)

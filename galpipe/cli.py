@@ -322,9 +322,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from flows.serve import serve
-    from galpipe.workspace import Workspace
 
-    Workspace.open(options.workspace)
     return serve(options.workspace, options.prefect_port, options.mlflow_port)
 
 

@@ -42,16 +42,22 @@ def running(place: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
     with process:
         try:
             yield process
+        except pytest.fail.Exception:
+            assert process.stderr is not None
+            print(process.stderr.read())
+            raise
         finally:
             process.kill()
 
 
 def wait_for(stream: IO[str] | None, text: str) -> None:
     assert stream is not None
+    said: list[str] = []
     for line in stream:
+        said.append(line)
         if text in line:
             return
-    pytest.fail(f"the process ended before it said {text!r}")
+    pytest.fail(f"the process ended before it said {text!r}: {''.join(said[-20:])}")
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
