@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ import galpipe
 from galpipe import spec
 from galpipe.archives.fingerprint import fingerprint
 from galpipe.errors import InputError
-from galpipe.survey import Survey, sections
-from galpipe.workspace import MANIFEST, Ref, Workspace, file_sha256, write_json
+from galpipe.survey import NAME, Survey, sections
+from galpipe.workspace import MANIFEST, Ref, Workspace, file_sha256, read_record, write_json
 
 LABELS = "labels.parquet"
 PROVENANCE = "provenance.json"
@@ -47,9 +48,10 @@ class Base:
 def release_name(survey: Survey, release: str | None, prune: int | None) -> str:
     """The release a run publishes; a pruned run never takes the name of a whole one."""
     name = release or survey.release
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] == ".":
+    if not re.fullmatch(NAME, name):
         raise InputError(
-            f"release {name!r} is no usable name; use letters, digits, '.', '_' and '-'."
+            f"release {name[:80]!r} is no usable name; use up to 64 letters, digits, '.', '_' and "
+            "'-', a letter or digit first."
         )
     return name if prune is None else f"{name}-prune{prune}"
 
@@ -126,10 +128,9 @@ def published(
 ) -> dict[str, Any] | None:
     """The record of a release that was published from these very inputs, if it is whole."""
     folder = workspace.release(survey.name, release)
-    try:
-        record: dict[str, Any] = json.loads((folder / "release.json").read_text())
-    except FileNotFoundError:
+    if not (folder / "release.json").exists():
         return None
+    record = read_record(folder / "release.json")
     if record["key"] != key:
         return None
     for name, digest in record["refs"].items():

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -52,6 +53,7 @@ def load(cls: type[T], values: Mapping[str, Any], where: str = "spec") -> T:
     `where` names the source in the message.  Raises InputError.
     """
     _refuse_unknown_keys(cls, values, where, ())
+    _refuse_undefined(values, where, ())
     try:
         text = json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -62,8 +64,12 @@ def load(cls: type[T], values: Mapping[str, Any], where: str = "spec") -> T:
         return typing.cast(T, _adapter(cls).validate_json(text))
     except ValidationError as error:
         first = error.errors()[0]
+        missing = [e["loc"] for e in error.errors() if e["type"] == "missing"]
+        if missing:
+            keys = ", ".join(".".join(str(step) for step in place) for place in missing)
+            raise InputError(f"{where}: {keys} must be given.") from None
         path = ".".join(str(step) for step in first["loc"]) or "(top)"
-        given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
+        given = f" (given: {first['input']!r})"
         more = error.error_count() - 1
         rest = f", and {more} more" if more else ""
         raise InputError(f"{where}: {path}: {first['msg']}{given}{rest}.") from None
@@ -116,6 +122,19 @@ def _refuse_unknown_keys(cls: Any, values: Any, where: str, path: tuple[str, ...
             hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}."
             raise InputError(f"{where}: {table} has no key {key!r}; {hint}")
         _refuse_unknown_keys(hints[key], item, where, (*path, str(key)))
+
+
+def _refuse_undefined(values: Any, where: str, path: tuple[str, ...]) -> None:
+    """NaN and infinity have no place in canonical JSON; name the key that holds one."""
+    if isinstance(values, float) and not math.isfinite(values):
+        raise InputError(f"{where}: {'.'.join(path)}: {values} is not a finite number.")
+    items: Any = ()
+    if isinstance(values, Mapping):
+        items = values.items()
+    elif isinstance(values, list | tuple):
+        items = enumerate(values)
+    for key, item in items:
+        _refuse_undefined(item, where, (*path, str(key)))
 
 
 def _chosen(hint: Any, values: Any, where: str, path: tuple[str, ...]) -> Any:

@@ -51,7 +51,7 @@ def load(path: Path | str) -> Survey:
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such survey file.") from None
     except (OSError, UnicodeDecodeError) as error:

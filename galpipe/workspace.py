@@ -82,16 +82,20 @@ class Workspace:
             try:
                 workspace.root.mkdir(parents=True, exist_ok=True)
                 write_json(marker, {"format": FORMAT})
-            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise
                 raise InputError(
                     f"{workspace.root} cannot be made a workspace ({error.strerror}); "
                     "give another folder with --workspace."
                 ) from None
         try:
             found = json.loads(marker.read_text())["format"]
-        except (ValueError, KeyError, TypeError):
+            if type(found) is not int or found < 1:
+                raise ValueError(found)
+        except (ValueError, KeyError, TypeError, OSError):
             raise InputError(f"{marker} is damaged; restore it or use a new workspace.") from None
-        if not isinstance(found, int) or found > FORMAT:
+        if found > FORMAT:
             raise InputError(
                 f"{workspace.root} was written by a newer galpipe (format {found}, this one reads "
                 f"up to {FORMAT}); upgrade galpipe or use a new workspace."
@@ -148,7 +152,7 @@ class Workspace:
     def releases(self, survey: str) -> list[dict[str, Any]]:
         """The published releases of a survey, in the order of publication."""
         folder = self.root / "releases" / survey
-        found = [json.loads(path.read_text()) for path in folder.glob("*/release.json")]
+        found = [read_record(path) for path in sorted(folder.glob("*/release.json"))]
         return sorted(found, key=lambda record: (record["sequence"], record["release"]))
 
     @contextlib.contextmanager
@@ -175,6 +179,19 @@ class Workspace:
             os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a release; InputError where it is damaged."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        record["refs"], record["sequence"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path} is damaged; move its folder away and run the survey again: what the release "
+            "is made of is still in the store."
+        ) from None
+    return record
 
 
 def write_bytes(path: Path, content: bytes) -> None:

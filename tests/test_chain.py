@@ -129,6 +129,30 @@ def test_a_changed_survey_replaces_its_release_and_keeps_the_old(
     assert [p.read_bytes() for p in aside] == [first]
 
 
+def test_an_image_that_is_gone_keeps_what_was_fetched(tmp_path: Path) -> None:
+    folder = sky.draw(tmp_path / "sky", objects=60)
+    path = sky.survey_file(tmp_path / "sky.toml", folder)
+    run_chain(path, tmp_path / "w")
+    sky.draw(folder, objects=70, first=60)
+    for image in sorted((folder / "images").iterdir())[:50]:
+        image.unlink()
+    run_chain(path, tmp_path / "w", release="B")
+    old, new = (galpipe.open_labels(str(tmp_path / "w"), "sky", r) for r in ("r1", "B"))
+    kept = new.slice(0, 60).drop_columns(["release"])
+    assert kept.equals(old.drop_columns(["release"])) and new.num_rows == 70
+
+
+@pytest.mark.parametrize("side", [2, 3, 5])
+def test_a_tiny_image_does_not_stop_the_others(side: int, tmp_path: Path) -> None:
+    folder = sky.draw(tmp_path / "sky", objects=30)
+    first = min((folder / "images").iterdir())
+    noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(first)
+    run_chain(sky.survey_file(tmp_path / "sky.toml", folder), tmp_path / "w")
+    table = galpipe.open_labels(str(tmp_path / "w"), "sky")
+    assert table.num_rows == 30 and table["object_id"][0].as_py() == int(first.stem)
+
+
 def _spoil(folder: Path) -> dict[int, str]:
     """Make five images unusable; returns the expected status per object id."""
     paths = sorted((folder / "images").iterdir())

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from astropy.table import Table
 
+from galpipe.errors import InputError
 from tests import sky
 from tests.running import call, environment, run_chain
 
@@ -159,3 +160,42 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
         assert "sky r1: 240 objects" in done.stdout
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+MORE_BAD: dict[str, tuple[tuple[str, str], str]] = {
+    "not finite": (("size = 32", "size = 32\nscale = { kind = 'fixed', width = nan }"), "width"),
+    "bands twice": (('["i", "r", "g"]', '["r", "r", "g"]'), "name of its own"),
+    "no columns": (("components = 3", "columns = []"), "none of them was measured"),
+    "annulus too far": (('kind = "annulus"', 'kind = "annulus", inner = 20.0'), "inner"),
+    "no name": (('name = "sky"', ""), "name must be given"),
+    "no clusters": (("components = 3", "components = 0"), "cluster.components"),
+}
+
+
+@pytest.mark.parametrize("case", MORE_BAD)
+def test_a_value_that_cannot_be_is_one_sentence(
+    case: str, sky_folder: Path, tmp_path: Path
+) -> None:
+    (old, new), expected = MORE_BAD[case]
+    path = sky.survey_file(tmp_path / "sky.toml", sky_folder)
+    text = path.read_text()
+    assert old in text
+    path.write_text("\ufeff" + text.replace(old, new, 1))  # a byte-order mark is no fault
+    with pytest.raises(InputError, match=expected):
+        run_chain(path, tmp_path / "w", prune=20)
+
+
+def test_damaged_releases_and_odd_targets_are_one_sentence(published: Path, tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    shutil.copytree(published / "w", root)
+    where = ("--workspace", root)
+    export = ("labels", "export", "sky", "--format", "fits", *where)
+    _one_sentence(call(*export, "--output", tmp_path), "is a folder")
+    _one_sentence(call("run", published / "sky.toml", "--release", "x" * 300, *where), "no usable")
+    (labels,) = root.glob("releases/sky/*/labels.parquet")
+    labels.write_bytes(labels.read_bytes()[:100])
+    _one_sentence(call(*export, "--output", tmp_path / "x.fits"), "cannot be read as labels")
+    (record,) = root.glob("releases/sky/*/release.json")
+    record.write_text("{")
+    _one_sentence(call("status", *where), "is damaged")
+    _one_sentence(call("run", published / "sky.toml", *where), "is damaged")

@@ -78,7 +78,8 @@ def test_fits_carries_units_ucds_and_descriptions(tmp_path: Path) -> None:
         assert header[f"TUNIT{number}"] == "deg"
         assert header[f"TUCD{number}"] == "pos.eq.ra;meta.main"
         assert "Right ascension" in header[f"TCOMM{number}"]
-        assert np.isnan(data["ra"][1]) and data["cluster"][1] == -1 and data["label"][1] == ""
+        assert np.isnan(data["ra"][1]) and data["label"][1] == ""
+        assert Table.read(hdus["LABELS"])["cluster"].tolist() == [0, -1, 1, 0]  # a value, no null
         np.testing.assert_allclose(data["probabilities"][0], [0.9, 0.1], rtol=1e-6)
         assert "DATE" not in header and "DATE" not in hdus[0].header
 

@@ -32,6 +32,7 @@ from galpipe.workspace import Ref, address, write_bytes
 
 VERSION = 1
 INDEX = "index.parquet"
+ABSENT = "absent"  # stands for the version of an image that the source no longer has
 
 
 @dataclass
@@ -112,14 +113,19 @@ def _earlier(
         id = row.pop("object_id")
         if row["version"] is not None and not row["status"] & Status.FAILED:
             lines[id, row["version"]] = Line(**row)
+            if row["status"] & Status.OK:
+                lines[id, ABSENT] = lines[id, row["version"]]
     return lines, manifest["parts"]
 
 
 def _line(id: int | str, found: Found, kept: dict[tuple[int | str, str], Line]) -> Line:
     """What is known of an object before its pixels are read."""
     source = describe(found.source) if found.source is not None else None
-    old = kept.get((id, found.version)) if found.version is not None else None
+    # An image that is gone from the source keeps the pixels that an earlier release fetched.
+    absent = found.version is None and bool(found.status & Status.MISSING_FILE)
+    old = kept.get((id, ABSENT if absent else found.version or ""))
     if old is not None:
+        source = old.source if absent else source
         return Line(
             old.version, old.part, old.row, old.status, source, old.sha256, old.reason
         )  # fmt: skip

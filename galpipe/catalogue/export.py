@@ -1,13 +1,15 @@
 """Published labels in the formats people open: Parquet, FITS, VOTable, CSV.
 
 int64 ids stay int64 everywhere; lists become fixed-length vectors in FITS and VOTable, and
-semicolon-separated text in CSV.  Missing integers keep their stated null value (-1 for clusters),
-missing floats are NaN (FITS) or null (VOTable), missing text is empty.
+semicolon-separated text in CSV.  A missing integer is null, a missing float NaN (FITS) or null
+(VOTable), missing text empty; cluster -1, unassigned, is a value and stays one.  FITS holds ASCII
+only: other characters are written as backslash escapes there, which its header says.
 """
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import errno
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,26 +22,43 @@ import pyarrow.parquet as pq
 from galpipe.errors import InputError
 
 FORMATS = ("parquet", "fits", "votable", "csv")
+NULL_INTEGER = -(2**31)  # of a missing integer in FITS, stated as TNULL
 SUFFIX = {"parquet": ".parquet", "fits": ".fits", "votable": ".vot", "csv": ".csv"}
 
 
 def export(labels: Path, target: Path, format: str) -> Path:
     """Write the labels file in another format; an existing target is replaced only when whole."""
+    if format not in FORMATS:
+        raise InputError(f"there is no format {format!r}; it takes {', '.join(FORMATS)}.")
     if not target.parent.is_dir():
         raise InputError(f"{target.parent} is not a folder; give an existing one with --output.")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; name a file with --output.")
+    try:
+        table = pq.read_table(labels)
+    except (OSError, pa.ArrowInvalid):
+        raise InputError(
+            f"{labels} cannot be read as labels; run the survey again to publish it anew."
+        ) from None
+    write = {"parquet": _copy, "csv": _write_csv, "fits": _write_fits, "votable": _write_votable}
     partial = target.with_name(f".{target.name}.part")
-    if format == "parquet":
-        shutil.copyfile(labels, partial)
-    elif format == "csv":
-        _write_csv(pq.read_table(labels), partial)
-    elif format == "fits":
-        _write_fits(pq.read_table(labels), partial)
-    elif format == "votable":
-        _write_votable(pq.read_table(labels), partial)
-    else:
-        raise InputError(f"there is no format {format!r}; it takes {', '.join(FORMATS)}.")
-    partial.replace(target)
+    try:
+        write[format](table, partial)
+        partial.replace(target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(
+            f"{target} cannot be written ({error.strerror}); give another file with --output."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return target
+
+
+def _copy(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd")
 
 
 def _write_csv(table: pa.Table, path: Path) -> None:
@@ -63,7 +82,8 @@ def _write_fits(table: pa.Table, path: Path) -> None:
     for field in table.schema:
         values, code = _fits_values(table[field.name])
         facts = _facts(field)
-        null = -1 if code in ("J", "K", "I") and field.name != "object_id" else None
+        # A column without missing values has no null: -1 then is a value like any other.
+        null = NULL_INTEGER if code in ("J", "K") and table[field.name].null_count else None
         columns.append(
             fits.Column(
                 name=field.name, format=code, array=values, unit=facts.get("unit"), null=null
@@ -76,6 +96,7 @@ def _write_fits(table: pa.Table, path: Path) -> None:
         if "ucd" in facts:
             hdu.header[f"TUCD{number}"] = facts["ucd"]
     hdu.header["RADESYS"] = "ICRS"
+    hdu.header["COMMENT"] = "Characters beyond ASCII are written as Python backslash escapes."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fits.verify.VerifyWarning)
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True)
@@ -95,7 +116,7 @@ def _fits_values(column: pa.ChunkedArray) -> tuple[Any, str]:
     if pa.types.is_boolean(kind):
         return column.fill_null(False).to_numpy(), "L"
     if pa.types.is_integer(kind):
-        values = column.fill_null(-1).to_numpy()
+        values = column.fill_null(NULL_INTEGER).to_numpy()
         return (values, "J") if kind.bit_width <= 32 else (values, "K")
     if pa.types.is_float32(kind):
         return column.to_numpy(), "E"

@@ -240,9 +240,8 @@ def fit_vectors(
     """Fit on the rows of `train`: raw (object, wanted column) and embedding (object, latent)."""
     columns = axes = None
     if spec.on in ("columns", "both"):
-        assert raw is not None
         features = chosen_columns(spec.columns, present, spec.without)
-        if not features:
+        if not features or raw is None:
             raise InputError("[cluster] columns: none of them was measured; name at least one.")
         columns = fit_columns(raw[train], features, spec.clip)
     if spec.on in ("embedding", "both"):

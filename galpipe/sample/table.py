@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def read_table(source: Path | bytes, name: str = "", id: str | None = None) -> p
     repeated = [column for column, n in Counter(table.column_names).items() if n > 1]
     if repeated:
         raise InputError(f"{name}: two columns are named {repeated[0]!r}; rename one of them.")
-    return _plain(table)
+    return _plain(table, id if kind == "parquet" else None)
 
 
 def _read_csv(content: bytes, id: str | None) -> pa.Table:
@@ -95,7 +96,7 @@ def _read_csv(content: bytes, id: str | None) -> pa.Table:
         encoding = "utf-8"
     except UnicodeDecodeError:
         encoding = "latin-1"
-    content = _without_comments(content.removeprefix(b"\xef\xbb\xbf"))
+    content = _without_comments(content.removeprefix(b"\xef\xbb\xbf"), id)
     if not content.strip():
         raise InputError("the table is empty; it needs a line of column names.")
     header = content.split(b"\n", 1)[0].decode(encoding)
@@ -115,11 +116,21 @@ def _read_csv(content: bytes, id: str | None) -> pa.Table:
     return table.rename_columns([column.strip() for column in table.column_names])
 
 
-def _without_comments(content: bytes) -> bytes:
-    """Drop leading comment lines (`#Table1` of SkyServer); `#objid,ra,dec` is the header itself."""
+def _without_comments(content: bytes, id: str | None) -> bytes:
+    """Drop leading comment lines (`#Table1` of SkyServer); `#objid,ra,dec` is the header itself.
+
+    A `#` line is the header where it names the id column, or, without a name, has as many fields
+    as the line below.
+    """
     while content.startswith(b"#"):
         line, _, rest = content.partition(b"\n")
-        if any(mark in line for mark in b",;\t|") and not line.startswith(b"# %"):
+        below = rest.split(b"\n", 1)[0]
+        fields = {field.strip(b' "\r').lower() for field in re.split(rb"[,;\t|]", line[1:])}
+        named = id.lower().encode() in fields if id is not None else False
+        alike = len(fields) > 1 and any(
+            line.count(mark) == below.count(mark) > 0 for mark in (b",", b";", b"\t", b"|")
+        )
+        if named or (id is None and alike):
             return line[1:].lstrip() + b"\n" + rest
         content = rest
     return content
@@ -198,17 +209,36 @@ def _text(value: Any, masked: bool) -> Any:
     return value.rstrip(" \0") if isinstance(value, str) else str(value)
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    """Plain column types: numbers, booleans, strings (empty ones null), lists."""
+def _decoded(column: pa.ChunkedArray) -> pa.Array:
+    """Bytes as text: UTF-8 where they are, hexadecimal digits otherwise."""
+
+    def read(value: bytes | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.hex()
+
+    return pa.array([read(value) for value in column.to_pylist()], pa.string())
+
+
+def _plain(table: pa.Table, untouched: str | None = None) -> pa.Table:
+    """Plain column types: numbers, booleans, strings (empty ones null), lists.
+
+    Text loses the spaces around it, but in the column `untouched`.
+    """
     columns = []
-    for column in table.columns:
+    for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type
         if pa.types.is_dictionary(kind):
             column, kind = column.cast(kind.value_type), kind.value_type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            column, kind = column.cast(pa.string()), pa.string()
+            column, kind = _decoded(column), pa.string()
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            column = pc.utf8_trim_whitespace(column.cast(pa.string()))
+            column = column.cast(pa.string())
+            if name != untouched:
+                column = pc.utf8_trim_whitespace(column)
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
         elif pa.types.is_temporal(kind):
             column = column.cast(pa.string())

@@ -19,6 +19,8 @@ def masked_quantiles(values: Floats, mask: Bools, fractions: tuple[float, ...]) 
     order statistics; NaN where an object has no pixel under its mask.
     """
     objects = len(values)
+    if values[:1].size == 0:  # no pixel is asked for
+        return np.full((len(fractions), objects), np.nan, np.float32)
     flat = np.where(mask, values, np.float32(np.inf)).reshape(objects, -1)
     count = mask.reshape(objects, -1).sum(axis=1)
     longest = max(int(count.max(initial=0)), 1)

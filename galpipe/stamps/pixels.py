@@ -52,11 +52,13 @@ def prepare_images(
     status: NDArray[np.int32],
     bands: Sequence[str],
     spec: Preparation,
+    columns_too: bool = True,
 ) -> Prepared:
     """Prepare cutouts of any shapes.
 
     images: (object, band, y, x), uint8 or float32 with NaN where undefined; image i occupies
-    [:, :ny[i], :nx[i]].  An object's result does not depend on the other objects.
+    [:, :ny[i], :nx[i]].  An object's result does not depend on the other objects.  Without
+    `columns_too` the columns stay NaN, as far as the stamps do not need them.
     """
     count = len(images)
     planes = images.shape[1] if spec.colour == "bands" else 1
@@ -74,7 +76,8 @@ def prepare_images(
         step = max(1, AT_ONCE // max(1, int(shape[0]) * int(shape[1])))
         for start in range(0, len(same), step):
             rows = same[start : start + step]
-            _prepare_alike(images[rows, :, : shape[0], : shape[1]], rows, bands, spec, result)
+            alike = images[rows, :, : shape[0], : shape[1]]
+            _prepare_alike(alike, rows, bands, spec, result, columns_too)
     return result
 
 
@@ -84,6 +87,7 @@ def _prepare_alike(
     bands: Sequence[str],
     spec: Preparation,
     out: Prepared,
+    columns_too: bool,
 ) -> None:
     """Prepare cutouts of one shape, (object, band, ny, nx), into rows of `out`."""
     values, defined = _defined(raw)
@@ -114,7 +118,10 @@ def _prepare_alike(
     filled = fill_masked(values, masked, usable, centre_x, centre_y)
     filled_mean = _mean(filled, defined | masked[:, None])
     shape = second_moments(filled_mean, _aperture(segments, masked))
-    measured = _measured(filled, filled_mean, mean, segments, shape, scatter, bands)
+    if columns_too or isinstance(spec.scale, PetrosianScale):
+        measured = _measured(filled, filled_mean, mean, segments, shape, scatter, bands)
+    else:
+        measured = {column.name: np.full(len(rows), np.nan) for column in columns(bands)}
     measured["background"] = _mean_of_bands(amount, lost)
     measured["background_sigma"] = scatter
     for name in IN_IMAGE_UNITS:

@@ -91,6 +91,7 @@ def brightest_pixels(work: BrightestWork) -> NDArray[np.float32]:
             small["status"][here],
             bands,
             work.spec,
+            columns_too=False,
         )
         good = ((prepared.status & Status.OK) > 0) & ((prepared.status & Status.NO_SOURCE) == 0)
         found.append(np.where(good[:, None], prepared.image.max(axis=(2, 3)), np.float32(np.nan)))

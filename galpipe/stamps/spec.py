@@ -22,8 +22,8 @@ class Annulus:
 
     kind: Literal["annulus"] = "annulus"
     inner: float = Field(
-        0.75, gt=0
-    )  # in half-widths of the cutout; grown where the galaxy is larger
+        default=0.75, gt=0, lt=1
+    )  # half-widths of the cutout; grown with the galaxy
 
 
 Background = Annotated[NoBackground | Annulus, Field(discriminator="kind")]
@@ -35,7 +35,7 @@ class Segmentation:
 
     threshold: float = Field(default=1.5, gt=0)  # in units of the background scatter
     minimum_pixels: int = Field(default=5, ge=1)
-    deblend_levels: int = Field(default=16, ge=1)
+    deblend_levels: int = Field(default=16, ge=1, le=64)
     deblend_contrast: float = Field(
         default=0.02, ge=0, le=1
     )  # fraction of the light; below: part of it
@@ -52,7 +52,7 @@ class FixedScale:
     """The centre of the cutout, `width` cutout pixels wide, resampled to the stamp's size."""
 
     kind: Literal["fixed"] = "fixed"
-    width: float | None = Field(default=None, gt=0)  # None: the whole cutout
+    width: float | None = Field(default=None, gt=0, le=8192)  # None: the whole cutout
 
 
 @spec
@@ -60,8 +60,10 @@ class PetrosianScale:
     """`radii` Petrosian radii (of the object itself) across, resampled to the stamp's size."""
 
     kind: Literal["petrosian"] = "petrosian"
-    radii: float = Field(default=4.0, gt=0)
-    smallest: float = Field(default=16.0, gt=0)  # never narrower than this many cutout pixels
+    radii: float = Field(default=4.0, ge=0.1, le=20)
+    smallest: float = Field(
+        default=16.0, ge=1, le=4096
+    )  # never narrower than this many cutout pixels
 
 
 Scale = Annotated[FixedScale | PetrosianScale, Field(discriminator="kind")]
@@ -72,7 +74,7 @@ class Asinh:
     """y = asinh(x / (softening s)) / asinh(1 / softening); s per band, from the training split."""
 
     kind: Literal["asinh"] = "asinh"
-    softening: float = Field(default=0.05, gt=0)
+    softening: float = Field(default=0.05, ge=1e-6, le=1e3)
     percentile: float = Field(
         default=99.5, gt=0, le=100
     )  # of the stamps' brightest pixel defines s
@@ -91,7 +93,7 @@ class Given:
     """y = x / s with a stated s: for images that come stretched (255 for JPEG)."""
 
     kind: Literal["given"] = "given"
-    scale: float = Field(default=255.0, gt=0)
+    scale: float = Field(default=255.0, ge=1e-30, le=1e30)
 
 
 @spec
