@@ -119,5 +119,5 @@ class Embedding:
     """How vectors are computed; all of it changes their last bits."""
 
     micro_batch: int = Field(default=256, ge=1)  # fixed, the last one padded
-    shard: int = Field(default=2048, ge=1)  # objects per unit of work, lost at most when killed
+    shard: int = Field(default=4096, ge=1)  # objects per unit of work, lost at most when killed
     threads: int = Field(default=2, ge=1)
