@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from galpipe.models.memory import keep_freed_memory
 from galpipe.models.schedule import Epoch
 from galpipe.models.spec import Training
 from galpipe.models.vade import Network, Posterior, gaussian_divergence, mixture_divergence
@@ -27,6 +28,7 @@ ACTIVE = (
 def fixed_arithmetic(threads: int) -> Iterator[None]:
     """Deterministic kernels on a stated number of threads, which decides the last bits."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    keep_freed_memory()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     try:
