@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from galpipe.models.checkpoints import load_model, load_spec
 from galpipe.models.engine import as_brightness, fixed_arithmetic
@@ -144,8 +145,16 @@ def _embed_shard(work: _Shard) -> int:
 
 @lru_cache(maxsize=1)
 def _network(folder: Path) -> Network:
-    """The model of this process's shards, loaded once: an output never changes."""
-    return load_model(folder)
+    """The model of this process's shards, loaded once: an output never changes.
+
+    Its activations overwrite their inputs, which no gradient needs here: the same bits, and less
+    memory to walk through.
+    """
+    network = load_model(folder)
+    for layer in network.modules():
+        if isinstance(layer, nn.LeakyReLU):
+            layer.inplace = True
+    return network
 
 
 @torch.inference_mode()
