@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install test test-all lint clean
+.PHONY: install demo test test-all lint docs clean
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -12,6 +12,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/galpipe demo
 
 test: install lint
 	$(BIN)/python -m pytest
@@ -24,6 +27,9 @@ lint: install
 	$(BIN)/ruff format --check galpipe flows tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) workspace

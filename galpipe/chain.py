@@ -133,9 +133,12 @@ class Chain:
         if self.base.model is not None:
             self.refs["model"] = self.base.model
         else:
+            from galpipe.models.schedule import shortened
             from galpipe.models.training import train
 
             settings = self.survey.training
+            if self.prune is not None:
+                settings = shortened(settings)
             self.refs["model"] = train(
                 self.context, self.survey.model, settings, self.refs["stamps"], self.refs["sample"]
             )

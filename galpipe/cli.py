@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,16 @@ examples:
   galpipe run my-survey.toml --workspace /data/galpipe --prune 500
   galpipe run my-survey.toml --release B            # a catalogue that has grown: only what is new
   galpipe run my-survey.toml --dask tcp://node1:8786
+"""
+SKY_EXAMPLES = """\
+examples:
+  galpipe sky serve                     # 2,000 simulated galaxies as SDSS serves its own
+  galpipe sky serve --galaxies 300 --seed 7 --port 8400
+"""
+DEMO_EXAMPLES = """\
+examples:
+  galpipe demo                          # a few minutes on two cores
+  galpipe demo --workspace /tmp/demo --prune 300
 """
 EXPORT_EXAMPLES = """\
 examples:
@@ -116,6 +127,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     run.set_defaults(command=_run)
 
+    demo = _command(
+        commands, "demo", "the whole chain on the simulated sky that comes with galpipe",
+        DEMO_EXAMPLES,
+    )  # fmt: skip
+    _workspace(demo)
+    demo.add_argument(
+        "--prune", type=_positive, metavar="N", help="only N objects, always the same ones"
+    )
+    demo.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output"
+    )
+    demo.set_defaults(command=_demo)
+
     status = _command(
         commands,
         "status",
@@ -153,6 +177,27 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object on standard output"
     )
     diff.set_defaults(command=_diff)
+
+    sky = commands.add_parser(
+        "sky", help="the simulated sky", description="The simulated sky that comes with galpipe."
+    )
+    kinds = sky.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    stand_in = _command(
+        kinds, "serve", "a stand-in for the SDSS archive on this machine", SKY_EXAMPLES
+    )
+    stand_in.add_argument(
+        "--galaxies", type=_positive, default=2000, metavar="N", help="how many (default: 2000)"
+    )
+    stand_in.add_argument(
+        "--seed", type=int, default=1, help="the same seed gives the same sky (default: 1)"
+    )
+    stand_in.add_argument(
+        "--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)"
+    )
+    stand_in.add_argument(
+        "--tied", action="store_true", help="end when standard input ends, with its starter"
+    )
+    stand_in.set_defaults(command=_sky)
 
     serve = _command(
         commands,
@@ -222,6 +267,22 @@ def _run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     _print_summary(summary, options.json)
     return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from galpipe import survey
+
+    options.survey = survey.ready("demo")
+    options.release = options.until = options.dask = options.workers = None
+    code = _run(options)
+    if code == 0 and not options.json:
+        where = shlex.quote(str(options.workspace))
+        print(f"  dashboards: galpipe serve --workspace {where}   (Prefect, MLflow)")
+        print(
+            "  labels for TOPCAT: "
+            f"galpipe labels export demo --format votable --workspace {where}"
+        )
+    return code
 
 
 def _print_summary(summary: dict[str, Any], as_json: bool, unchanged: bool = False) -> None:
@@ -318,6 +379,12 @@ def _diff(options: argparse.Namespace) -> int:
     for change in found["transitions"]:
         print(f"  {change['objects']:>8}  {change['old']} -> {change['new']}")
     return 0
+
+
+def _sky(options: argparse.Namespace) -> int:
+    from galpipe.sky.command import serve
+
+    return serve(options.galaxies, options.seed, options.port, options.tied)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -89,6 +89,7 @@ def run_key(survey: Survey, release: str, prune: int | None) -> str:
             "survey": spec.identity(survey),
             "release": release,
             "prune": prune,
+            "pruned": survey.training.pruned if prune is not None else None,
             "source": fingerprint(survey.archive, survey.sample.table),
             "code": _code(),
         }

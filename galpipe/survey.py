@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,18 @@ def load(path: Path | str) -> Survey:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str(_resolved(section[key], path, f"[{table}] {key}"))
     return spec.load(Survey, values, str(path))
+
+
+def ready(name: str) -> Path:
+    """The file of a survey that comes with galpipe: in the checkout, or where it is installed."""
+    beside = Path(__file__).resolve().parents[1] / "deploy" / "surveys" / f"{name}.toml"
+    installed = Path(sys.prefix) / "share" / "galpipe" / "surveys" / f"{name}.toml"
+    for path in (beside, installed):
+        if path.is_file():
+            return path
+    raise InputError(
+        f"{name}.toml is neither in {beside.parent} nor in {installed.parent}; install galpipe anew."
+    )
 
 
 def _resolved(text: str, survey_file: Path, where: str) -> Path:

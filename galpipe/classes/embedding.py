@@ -75,6 +75,7 @@ class _Shard:
     stamps: Path
     target: Path
     shard: int
+    usable: NDArray[np.int64]  # rows of the part with a stamp, ascending, within this shard
     settings: Embedding
 
 
@@ -103,9 +104,12 @@ def _embed_part(context: Context, settings: Embedding, model: Ref, digest: str) 
     missing = target.missing()
     done = len(source) - sum(_length(target, shard) for shard in missing)
     context.progress.advance(done)
-    work = [
-        _Shard(workspace.place(model), source.path, place, shard, settings) for shard in missing
-    ]
+    usable = np.flatnonzero(source.read("status") & Status.OK)
+    work = []
+    for shard in missing:
+        span = target.rows(shard)
+        wanted = usable[np.searchsorted(usable, span.start) : np.searchsorted(usable, span.stop)]
+        work.append(_Shard(workspace.place(model), source.path, place, shard, wanted, settings))
     for count in context.network_map(_embed_shard, work):
         context.progress.advance(count)
     return workspace.commit(ref, settings, parents, objects=len(source), content=target.content())
@@ -118,14 +122,13 @@ def _length(part: Part, shard: int) -> int:
 
 def _embed_shard(work: _Shard) -> int:
     """Embed one shard and commit it; the number of its rows.  Runs in any process."""
-    source, target = Part(work.stamps), Part(work.target)
+    target = _part(work.target)
     rows = target.rows(work.shard)
     length = int(rows.stop - rows.start)
     with fixed_arithmetic(work.settings.threads):
         network = _network(work.model)
-        usable = (source.read("status", rows) & Status.OK) != 0
-        wanted = np.flatnonzero(usable).astype(np.int64)
-        selection = Selection(work.stamps, wanted + rows.start)
+        wanted = work.usable - rows.start
+        selection = Selection(work.stamps, work.usable)
         stamps = Stamps([selection], VIEWS[network.spec.view], buffer=1)
         arrays = {
             "vector": np.full((length, network.spec.latent), np.nan, np.float32),
@@ -141,6 +144,12 @@ def _embed_shard(work: _Shard) -> int:
     facts = {"embedded": len(wanted), "rows": length}
     target.write(work.shard, arrays, facts)
     return length
+
+
+@lru_cache(maxsize=2)
+def _part(path: Path) -> Part:
+    """The parts of this process's shards, opened once: their layout never changes."""
+    return Part(path)
 
 
 @lru_cache(maxsize=1)

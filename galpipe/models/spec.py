@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from galpipe.spec import spec
+from galpipe.spec import run_time, spec
 
 
 @spec
@@ -82,6 +82,9 @@ class Training:
     cycles: int = Field(default=1, ge=0)  # of annealing and static epochs against the mixture
     annealing: int = Field(default=4, ge=0)  # epochs per cycle while the prior's weight rises
     static: int = Field(default=6, ge=0)  # epochs per cycle at `static_weight`
+    pruned: int | None = run_time(
+        None, ge=1
+    )  # about so many epochs with --prune, in the same proportions; None: all
 
     reconstruction: float = Field(default=200.0, gt=0)  # x the squared differences of an image
     warm_up_weight: float = Field(default=1.0, ge=0)  # gamma: of KL(q || N(0, I)) in the warm-up
@@ -119,5 +122,5 @@ class Embedding:
     """How vectors are computed; all of it changes their last bits."""
 
     micro_batch: int = Field(default=256, ge=1)  # fixed, the last one padded
-    shard: int = Field(default=4096, ge=1)  # objects per unit of work, lost at most when killed
+    shard: int = Field(default=8192, ge=1)  # objects per unit of work, lost at most when killed
     threads: int = Field(default=2, ge=1)

@@ -132,6 +132,7 @@ class Part:
         self.shard: int = facts["shard"]
         self.chunk: int = facts["chunk"]
         self.group = zarr.open_group(self.path / DATA, mode="r+", zarr_format=3)
+        self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def __len__(self) -> int:
         return self.objects
@@ -145,9 +146,11 @@ class Part:
         return slice(shard * self.shard, min((shard + 1) * self.shard, self.objects))
 
     def array(self, name: str) -> zarr.Array[Any]:
-        found = self.group[name]
-        assert isinstance(found, zarr.Array)
-        return found
+        if name not in self._arrays:
+            found = self.group[name]
+            assert isinstance(found, zarr.Array)
+            self._arrays[name] = found
+        return self._arrays[name]
 
     def read(self, name: str, rows: slice = slice(None)) -> Array:
         """One array as numpy, (rows, ...)."""
