@@ -23,13 +23,13 @@ test-all: install lint
 	$(BIN)/python -m pytest -m ''
 
 lint: install
-	$(BIN)/ruff check galpipe flows tests benchmarks
-	$(BIN)/ruff format --check galpipe flows tests benchmarks
+	$(BIN)/ruff check galpipe flows tests benchmarks docs
+	$(BIN)/ruff format --check galpipe flows tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 docs: install
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) workspace

@@ -5,6 +5,7 @@ The same flow runs from the command line (`flows.command`) and from a deployment
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from datetime import UTC, datetime
@@ -86,7 +87,8 @@ def survey_flow(
         raise InputError(f"there is no stage {until!r}; it takes {', '.join(STAGES)}.")
     stages = STAGES if until is None else STAGES[: STAGES.index(until) + 1]
     command = f"galpipe run {survey}"
-    with session(load(survey), Path(workspace), command, workers=workers, dask=dask) as held:
+    root = named_place(workspace)
+    with session(load(survey), root, command, workers=workers, dask=dask) as held:
         take_back_sigterm()
         claim(held)
         chain = held.chain(release, prune)
@@ -101,6 +103,17 @@ def survey_flow(
         return conclude(chain, held)
 
 
+def named_place(workspace: str) -> Path:
+    """The folder of a workspace; deployments name it by a $VARIABLE of where they run."""
+    place = os.path.expandvars(workspace)
+    if place.startswith("$"):
+        raise InputError(
+            f"the workspace is {workspace}, and there is no such environment variable; set it "
+            "where the worker runs, or give the parameter `workspace` a folder."
+        )
+    return Path(place)
+
+
 def claim(held: Session) -> None:
     """Tag the flow run as this workspace's, and close those that a killed run left open."""
     own = UUID(runtime.flow_run.id) if runtime.flow_run.id else None
@@ -108,8 +121,9 @@ def claim(held: Session) -> None:
         if own is not None:
             tags = {*(runtime.flow_run.tags or ()), held.mark, held.survey.name}
             client.update_flow_run(own, tags=sorted(tags))
+        # Also after a run that ended well but could not say so, its server being gone before.
+        flow_runs = stale.close_stale(client, held.mark, own)
         if held.stale:
-            flow_runs = stale.close_stale(client, held.mark, own)
             tracked = held.tracker.close_stale()
             held.stale = False
             held.context.progress.say(
@@ -142,6 +156,14 @@ def conclude(chain: Chain, held: Session) -> dict[str, Any]:
             link_text=f"MLflow run of the {kind}",
             description="Shown by `galpipe serve` while it runs.",
         )
+    report = summary.get("report")
+    if report is not None:
+        create_link_artifact(
+            key=slug(f"{chain.survey.name}-report"),
+            link=Path(report).absolute().as_uri(),
+            link_text=f"Report of {chain.survey.name} {chain.release}",
+            description=f"A page that opens from a file, on the machine that made it: `{report}`",
+        )
     rows = [f"| {s.name} | {s.seconds:.1f} | {s.done} | {s.reused} |" for s in chain.summaries]
     statuses = [f"| {name} | {count} |" for name, count in summary["by_status"].items()]
     create_markdown_artifact(
@@ -151,7 +173,7 @@ def conclude(chain: Chain, held: Session) -> dict[str, Any]:
                 f"# {chain.survey.name} {chain.release}: {summary['objects']} objects",
                 "| stage | seconds | done | reused |", "|---|---|---|---|", *rows, "",
                 "| status | objects |", "|---|---|", *statuses, "",
-                f"Labels: `{summary['labels']}`",
+                f"Labels: `{summary['labels']}`", "", f"Report: `{report or 'none'}`",
             ]
         ),
         description="What the run did, stage by stage.",

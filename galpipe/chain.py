@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from galpipe import releases, spec
-from galpipe.archives.fingerprint import fingerprint
+from galpipe.archives.fingerprint import source_fingerprint
 from galpipe.models.spec import NoModel
 from galpipe.releases import Base
 from galpipe.stages import Context
@@ -40,7 +40,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "embed": ("embeddings",),
     "cluster": ("clusters", "assignments"),
     "evaluate": ("evaluation",),
-    "publish": ("labels",),
+    "publish": ("labels", "report"),
 }
 PARTS = {"cutouts": "cutout-part", "stamps": "stamp-part", "embeddings": "embedding-part"}
 
@@ -92,19 +92,15 @@ class Chain:
     # Each stage below: what it takes, what it gives.
 
     def _sample(self) -> dict[str, str | int | float]:
-        from galpipe.archives.folder import open_folder
+        from galpipe.archives.table import read_objects
         from galpipe.sample.catalogue import sample
-        from galpipe.sample.table import read_table
 
-        survey, table = self.survey, self.survey.sample.table
-        identifier = survey.sample.id
+        survey = self.survey
 
         def read() -> Any:
-            if table is not None:
-                return read_table(Path(table), id=identifier)
-            return open_folder(survey.archive).table(identifier)
+            return read_objects(self.context, survey.archive, survey.sample)
 
-        source = fingerprint(survey.archive, table)
+        source = source_fingerprint(survey.archive, survey.sample, self.release)
         self.refs["sample"] = sample(self.context, survey.sample, read, source, self.prune)
         return {"objects": self._manifest("sample")["objects"]}
 
@@ -178,8 +174,10 @@ class Chain:
 
     def _publish(self) -> dict[str, str | int | float]:
         from galpipe.catalogue.labels import publish
+        from galpipe.catalogue.report.release import About, Inputs
+        from galpipe.catalogue.report.stage import report
 
-        survey = self.survey
+        survey, refs = self.survey, self.refs
         self.refs["labels"] = publish(
             self.context, survey.publish, survey.name, self.release, survey.archive.bands,
             survey.sample.redshift,
@@ -189,6 +187,20 @@ class Chain:
             ),
             stamps=self.refs["stamps"], model=self.refs.get("model"),
             clusters=self.refs["clusters"], assignments=self.refs["assignments"],
+        )  # fmt: skip
+        refs["report"] = report(
+            self.context,
+            About(
+                survey.name, survey.title, self.release, survey.archive.kind, survey.archive.bands
+            ),
+            survey.evaluate,
+            survey.publish,
+            Inputs(
+                catalogue=refs["sample"], cutouts=refs["cutouts"], stamps=refs["stamps"],
+                model=refs.get("model"), embeddings=refs.get("embeddings"),
+                clusters=refs["clusters"], assignments=refs["assignments"],
+                evaluation=refs["evaluation"], labels=refs["labels"],
+            ),
         )  # fmt: skip
         releases.publish(
             self.context.workspace, survey, self.release, self.prune, self.refs, self.base, self.key
@@ -226,7 +238,6 @@ class Chain:
         published = "labels" in self.refs
         folder = self.context.workspace.release(self.survey.name, self.release)
         statuses = self._manifest("labels")["by_status"] if published else {}
-        evaluation = self.refs.get("evaluation")
         return {
             "survey": self.survey.name,
             "release": self.release,
@@ -237,7 +248,8 @@ class Chain:
                 for s in self.summaries
             },
             "labels": str(folder / "labels.parquet") if published else None,
-            "report": str(self.context.workspace.place(evaluation)) if evaluation else None,
+            "report": str(folder / "report.html") if published else None,
+            "figures": self._manifest("evaluation")["figures"] if published else {},
         }
 
 

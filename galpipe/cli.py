@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = _command(
         commands,
         "serve",
-        "the Prefect and MLflow dashboards on this machine",
+        "the Prefect and MLflow dashboards on this machine, and the worker of scheduled runs",
         "example:\n  galpipe serve --workspace /data/galpipe\n",
     )
     _workspace(serve)
@@ -279,8 +279,7 @@ def _demo(options: argparse.Namespace) -> int:
         where = shlex.quote(str(options.workspace))
         print(f"  dashboards: galpipe serve --workspace {where}   (Prefect, MLflow)")
         print(
-            "  labels for TOPCAT: "
-            f"galpipe labels export demo --format votable --workspace {where}"
+            f"  labels for TOPCAT: galpipe labels export demo --format votable --workspace {where}"
         )
     return code
 
@@ -307,6 +306,10 @@ def _print_summary(summary: dict[str, Any], as_json: bool, unchanged: bool = Fal
             )
     for status, count in summary["by_status"].items():
         print(f"  {count:>8}  {status}")
+    nmi = summary.get("figures", {}).get("published_nmi")
+    if nmi is not None:
+        judged = summary["figures"]["judged"]
+        print(f"  agreement with the true classes: NMI {nmi:.2f} ({judged} objects judged)")
     for name in ("labels", "report"):
         if summary.get(name):
             print(f"  {name}: {summary[name]}")

@@ -18,13 +18,17 @@ from typing import Any
 
 import galpipe
 from galpipe import spec
-from galpipe.archives.fingerprint import fingerprint
+from galpipe.archives.fingerprint import source_fingerprint
 from galpipe.errors import InputError
+from galpipe.status import Status, names
 from galpipe.survey import NAME, Survey, sections
 from galpipe.workspace import MANIFEST, Ref, Workspace, file_sha256, read_record, write_json
 
 LABELS = "labels.parquet"
 PROVENANCE = "provenance.json"
+REPORT = "report.html"
+SOURCES = (".py", ".j2", ".css", ".js")
+FAILED = names(Status.FAILED)
 # What a later release keeps of its base, and the sections of the survey that decide it.
 KEPT = {
     "cutouts": ("archive",),
@@ -90,7 +94,8 @@ def run_key(survey: Survey, release: str, prune: int | None) -> str:
             "release": release,
             "prune": prune,
             "pruned": survey.training.pruned if prune is not None else None,
-            "source": fingerprint(survey.archive, survey.sample.table),
+            "source": source_fingerprint(survey.archive, survey.sample, release),
+            "shown": [survey.title, survey.publish.credit],
             "code": _code(),
         }
     )
@@ -100,7 +105,8 @@ def _code() -> str:
     """A digest of galpipe's own source files: another version may do another thing."""
     hasher = hashlib.sha256()
     root = Path(galpipe.__file__).parent
-    for path in sorted(root.rglob("*.py")):
+    sources = (path for path in root.rglob("*") if path.suffix in SOURCES)
+    for path in sorted(sources):
         hasher.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return hasher.hexdigest()
 
@@ -134,6 +140,8 @@ def published(
     record = read_record(folder / "release.json")
     if record["key"] != key:
         return None
+    if any(FAILED in status.split("|") for status in record["by_status"]):
+        return None  # some objects the archive did not answer for; it may now
     for name, digest in record["refs"].items():
         if not (workspace.place(Ref(name, digest)) / MANIFEST).exists():
             return None
@@ -162,9 +170,14 @@ def publish(
     if mine is not None and mine["labels_sha256"] != digest and (folder / LABELS).exists():
         aside = folder / "superseded" / mine["refs"]["labels"]
         aside.mkdir(parents=True, exist_ok=True)
-        for name in ("release.json", LABELS):
-            shutil.copyfile(folder / name, aside / name)
-    for name, source in ((LABELS, made), ("label_scheme.json", _scheme(workspace, refs))):
+        for name in ("release.json", LABELS, REPORT):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, aside / name)
+    told = workspace.place(refs["report"])
+    sources = {LABELS: made, "label_scheme.json": _scheme(workspace, refs)}
+    for name in (REPORT, "ACKNOWLEDGEMENTS.txt", "references.bib"):
+        sources[name] = told / name
+    for name, source in sources.items():
         if source is not None:
             partial = folder / f".{name}.part"
             shutil.copyfile(source, partial)
@@ -206,7 +219,7 @@ def unchanged_summary(workspace: Workspace, record: dict[str, Any]) -> dict[str,
         "sample": 1, "retrieve": record["objects"], "prepare": record["objects"],
         "train": int("model" in record["refs"]),
         "embed": record["objects"] if "embeddings" in record["refs"] else 0,
-        "cluster": 2, "evaluate": 1, "publish": 1,
+        "cluster": 2, "evaluate": 1, "publish": 2,
     }  # fmt: skip
     return {
         "survey": record["survey"],
@@ -215,7 +228,10 @@ def unchanged_summary(workspace: Workspace, record: dict[str, Any]) -> dict[str,
         "by_status": record["by_status"],
         "stages": {name: {"seconds": 0.0, "done": 0, "reused": n} for name, n in reused.items()},
         "labels": str(folder / LABELS),
-        "report": str(workspace.place(Ref("evaluation", record["refs"]["evaluation"]))),
+        "report": str(folder / REPORT),
+        "figures": (workspace.manifest(Ref("evaluation", record["refs"]["evaluation"])) or {}).get(
+            "figures", {}
+        ),
         "mlflow_run_id": _provenance(folder).get("mlflow_run_id"),
         "nothing_to_do": True,
     }

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from galpipe import spec
-from galpipe.archives.spec import Archive
+from galpipe.archives.spec import Archive, Folder, Sdss, Sky
 from galpipe.catalogue.spec import Evaluation, Publication
 from galpipe.classes.spec import Clustering
 from galpipe.errors import InputError
@@ -31,7 +31,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # safe as a folder's name everywher
 class Survey:
     """What to fetch, how to prepare it, what to learn from it, what to publish."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME)  # of the survey: its folder, its releases, its runs
     title: str = spec.run_time("")  # for people: shown, never part of a digest
     release: str = spec.run_time("r1", pattern=NAME)  # the name of the first release
     sample: Sample
@@ -63,7 +63,12 @@ def load(path: Path | str) -> Survey:
         section = values.get(table)
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str(_resolved(section[key], path, f"[{table}] {key}"))
-    return spec.load(Survey, values, str(path))
+    survey = spec.load(Survey, values, str(path))
+    try:
+        _check_sample(survey.archive, survey.sample)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return survey
 
 
 def ready(name: str) -> Path:
@@ -74,8 +79,30 @@ def ready(name: str) -> Path:
         if path.is_file():
             return path
     raise InputError(
-        f"{name}.toml is neither in {beside.parent} nor in {installed.parent}; install galpipe anew."
+        f"{name}.toml is neither in {beside.parent} nor in {installed.parent}; "
+        "install galpipe anew."
     )
+
+
+def _check_sample(archive: Folder | Sdss | Sky, sample: Sample) -> None:
+    """Raise InputError where the archive cannot give the objects that the sample describes."""
+    if isinstance(archive, Folder):
+        if sample.sql is not None:
+            raise InputError(
+                "sample.sql: a folder answers no queries; name a table with sample.table, or take "
+                'archive.kind = "sdss".'
+            )
+        return
+    if (sample.table is None) == (sample.sql is None):
+        raise InputError(
+            f"sample: an archive of kind {archive.kind!r} needs either sample.sql or sample.table; "
+            "give one of them."
+        )
+    if sample.ra is None or sample.dec is None:
+        raise InputError(
+            f"sample: an archive of kind {archive.kind!r} is asked by position; name the columns "
+            "of degrees with sample.ra and sample.dec."
+        )
 
 
 def _resolved(text: str, survey_file: Path, where: str) -> Path:

@@ -23,6 +23,7 @@ name = "standing"
 id = "id"
 id_type = "int64"
 [archive]
+kind = "folder"
 path = "."
 """
 ITEMS = 12

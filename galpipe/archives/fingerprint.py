@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from galpipe.archives.listing import Entry, list_entries
 from galpipe.errors import InputError
+from galpipe.spec import canonical
 
 if TYPE_CHECKING:
-    from galpipe.archives.spec import Folder
+    from galpipe.archives.spec import Folder, Sdss, Sky
+    from galpipe.sample.spec import Sample
 
 READ_FILES = 20_000  # directories up to this many files and bytes are read through
 READ_BYTES = 256 * 2**20
@@ -21,6 +23,22 @@ END = struct.Struct("<4s4H2IH")  # the last record of a zip (APPNOTE 6.3, sectio
 LOCATOR = struct.Struct("<4sIQI")  # section 4.3.15
 END_64 = struct.Struct("<4sQ2H2I4Q")  # section 4.3.14
 MEMBER = struct.Struct("<4s12x4s4x4s3H12x")  # one entry of its directory (section 4.3.12)
+
+
+def source_fingerprint(spec: Folder | Sdss | Sky, sample: Sample, release: str) -> str:
+    """A digest of what a release's objects and pixels come from, decided without a network.
+
+    An archive that answers queries is taken at its word for one release: the same query is asked
+    anew for another `release`, and never twice for one.
+    """
+    if spec.kind == "folder":
+        return fingerprint(spec, sample.table)
+    total = hashlib.sha256(canonical(spec).encode())
+    if sample.table is not None:
+        total.update(_table_digest(sample.table))
+    else:
+        total.update(canonical([sample.sql, release]).encode())
+    return total.hexdigest()[:32]
 
 
 def fingerprint(spec: Folder, table: str | None) -> str:
@@ -48,14 +66,18 @@ def fingerprint(spec: Folder, table: str | None) -> str:
     if table is None:
         total.update(spec.layout.encode())  # it decides which table is found
     else:
-        try:
-            with Path(table).open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise InputError(
-                f"sample.table: {table} cannot be read ({error.strerror}); mend the path."
-            ) from None
+        total.update(_table_digest(table))
     return total.hexdigest()[:32]
+
+
+def _table_digest(table: str) -> bytes:
+    try:
+        with Path(table).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InputError(
+            f"sample.table: {table} cannot be read ({error.strerror}); mend the path."
+        ) from None
 
 
 def zip_members(path: str) -> list[bytes] | None:

@@ -11,7 +11,7 @@ import numpy as np
 from galpipe.archives.images import LARGEST_SIDE, Header
 from galpipe.archives.realgalaxy import Stamp
 from galpipe.archives.sources import Source
-from galpipe.archives.spec import Folder
+from galpipe.archives.spec import Folder, Sdss, Sky
 from galpipe.stamps.parts import ArrayLayout, PartLayout
 from galpipe.workspace import Ref, address
 
@@ -90,7 +90,9 @@ def _position(degrees: float) -> float | None:
     return None if np.isnan(degrees) else degrees
 
 
-def part_layout(spec: Folder, objects: int, dtype: str, side: int, psf: int) -> PartLayout:
+def part_layout(
+    spec: Folder | Sdss | Sky, objects: int, dtype: str, side: int, psf: int
+) -> PartLayout:
     """The arrays of a part of cutouts: `side` pixels square, `psf` pixels square (0: none)."""
     bands = len(spec.bands)
     weight = bands * side * side * np.dtype(dtype).itemsize

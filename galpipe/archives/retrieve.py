@@ -6,10 +6,7 @@ behind it are the same (`version`), wherever they lie and whatever their file is
 
 from __future__ import annotations
 
-import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,42 +16,38 @@ import pyarrow.parquet as pq
 from galpipe import spec as specs
 from galpipe.archives.folder import Found, open_folder
 from galpipe.archives.headers import Looked, look_at_headers, look_at_versions
+from galpipe.archives.ledger import (
+    ABSENT,
+    INDEX,
+    Line,
+    earlier_lines,
+    index_bytes,
+    refuse_none,
+)
 from galpipe.archives.planning import NewCutout, PlannedPart, plan_parts
 from galpipe.archives.sources import describe
-from galpipe.archives.spec import Folder
+from galpipe.archives.spec import Folder, Sdss, Sky
 from galpipe.archives.writing import ShardWork, write_shard
-from galpipe.errors import InputError
 from galpipe.stages import Context
 from galpipe.stamps import parts
 from galpipe.stamps.parts import Part
-from galpipe.status import Status, count, names
+from galpipe.status import Status, count
 from galpipe.workspace import Ref, address, write_bytes
 
 VERSION = 1
-INDEX = "index.parquet"
-ABSENT = "absent"  # stands for the version of an image that the source no longer has
 
 
-@dataclass
-class Line:
-    """One object's line of the ledger; `part` None where there are no pixels to use."""
-
-    version: str | None = None
-    part: str | None = None
-    row: int = -1
-    status: int = 0
-    source: str | None = None
-    sha256: str | None = None
-    reason: str | None = None
-
-
-def retrieve(context: Context, spec: Folder, catalogue: Ref, base: Ref | None) -> Ref:
+def retrieve(context: Context, spec: Folder | Sdss | Sky, catalogue: Ref, base: Ref | None) -> Ref:
     """Read the pixels of every object of a catalogue that an earlier release (`base`) lacks.
 
     Returns the Ref of the ledger, `index.parquet`, with one row per row of the catalogue.
     What is wrong with one object is told by its status and reason.  Raises InputError where the
     archive cannot be read, or where no object at all has a usable image.
     """
+    if not isinstance(spec, Folder):
+        from galpipe.archives.served import retrieve_served  # a folder needs no network client
+
+        return retrieve_served(context, spec, catalogue, base)
     workspace = context.workspace
     table = pq.read_table(
         workspace.place(catalogue) / "catalogue.parquet", columns=["object_id", "ra", "dec", "file"]
@@ -73,7 +66,7 @@ def retrieve(context: Context, spec: Folder, catalogue: Ref, base: Ref | None) -
     ref = address("cutouts", VERSION, spec, {"content": content, "base": base})
     if workspace.manifest(ref) is not None:
         return ref
-    kept, kept_parts = _earlier(context, spec, base)
+    kept, kept_parts = earlier_lines(context, spec, base)
     lines = [_line(id, one, kept) for id, one in zip(ids, found, strict=True)]
     fresh = [row for row, one in enumerate(found) if one.source is not None and _is_new(lines[row])]
     looked = look_at_headers(context, spec, [found[row] for row in fresh])
@@ -82,11 +75,11 @@ def retrieve(context: Context, spec: Folder, catalogue: Ref, base: Ref | None) -
     _write(context, spec, planned)
     for part in planned:
         _enter(Part(workspace.place(part.ref)), part, lines)
-    _refuse_none(lines)
+    refuse_none(lines, "mend sample.file, archive.bands or archive.path")
     used = {line.part for line in lines if line.part is not None}
     made = [p for p in kept_parts if p in used] + [part.ref.digest for part in planned]
     place = workspace.begin(ref)
-    write_bytes(place / INDEX, _index(table["object_id"], lines))
+    write_bytes(place / INDEX, index_bytes(table["object_id"], lines))
     return workspace.commit(
         ref,
         spec,
@@ -96,26 +89,6 @@ def retrieve(context: Context, spec: Folder, catalogue: Ref, base: Ref | None) -
         objects=len(lines),
         by_status=count(line.status for line in lines),
     )
-
-
-def _earlier(
-    context: Context, spec: Folder, base: Ref | None
-) -> tuple[dict[tuple[int | str, str], Line], list[str]]:
-    """The lines of an earlier release by (id, version), and its parts; none where it was made by
-    another spec, since that decides what becomes of the same bytes.
-    """
-    manifest = context.workspace.manifest(base) if base is not None else None
-    if base is None or manifest is None or manifest["spec"] != specs.identity(spec):
-        return {}, []
-    index = pq.read_table(context.workspace.place(base) / INDEX)
-    lines = {}
-    for row in index.to_pylist():
-        id = row.pop("object_id")
-        if row["version"] is not None and not row["status"] & Status.FAILED:
-            lines[id, row["version"]] = Line(**row)
-            if row["status"] & Status.OK:
-                lines[id, ABSENT] = lines[id, row["version"]]
-    return lines, manifest["parts"]
 
 
 def _line(id: int | str, found: Found, kept: dict[tuple[int | str, str], Line]) -> Line:
@@ -222,34 +195,3 @@ def _enter(part: Part, planned: PlannedPart, lines: Sequence[Line]) -> None:
             if status & Status.OK:
                 line.part, line.row = planned.ref.digest, row
             row += 1
-
-
-def _refuse_none(lines: Sequence[Line]) -> None:
-    """A run without a single image has one cause, and it is worth a sentence."""
-    if any(line.status & Status.OK for line in lines):
-        return
-    (status, _), number = Counter((line.status, line.reason) for line in lines).most_common(1)[0]
-    reason = next(line.reason for line in lines if line.status == status)
-    raise InputError(
-        f"none of the {len(lines)} objects has a usable image: {number} are {names(status)} "
-        f"({reason}); mend sample.file, archive.bands or archive.path."
-    )
-
-
-def _index(ids: pa.ChunkedArray, lines: Sequence[Line]) -> bytes:
-    """The ledger as Parquet."""
-    table = pa.table(
-        {
-            "object_id": ids,
-            "version": pa.array([line.version for line in lines], pa.string()),
-            "part": pa.array([line.part for line in lines], pa.string()),
-            "row": pa.array([line.row for line in lines], pa.int32()),
-            "status": pa.array([line.status for line in lines], pa.int32()),
-            "source": pa.array([line.source for line in lines], pa.string()),
-            "sha256": pa.array([line.sha256 for line in lines], pa.string()),
-            "reason": pa.array([line.reason for line in lines], pa.string()),
-        }
-    )
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()

@@ -24,7 +24,7 @@ from galpipe.classes.scheme import label_name
 from galpipe.stages import Context
 from galpipe.workspace import Ref, Workspace, address, write_json
 
-VERSION = 1
+VERSION = 2
 EVERYBODY = 2**62  # more objects than there are: the held-out split never has enough
 
 Floats = NDArray[np.float64]

@@ -6,7 +6,9 @@ matplotlib's global state, so that plots can be drawn in any thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +70,17 @@ def draw(
 def write(figure: Figure, path: Path) -> Path:
     """Save as PNG, without the library's version or a date."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DOTS, metadata={"Software": None})
+    with any_script():
+        figure.savefig(path, dpi=DOTS, metadata={"Software": None})
     return path
+
+
+@contextlib.contextmanager
+def any_script() -> Iterator[None]:
+    """Draw names of any script: those the font has not are boxes, and the figures name them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def _members(
@@ -163,7 +174,7 @@ def confusion(classes: Mapping[str, Any], names: Sequence[str], title: str) -> F
         for j, count in enumerate(row):
             colour = "black" if share[i, j] > 0.55 else "white"
             axes.text(j, i, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8.5)
-    axes.set_xticks(range(len(truth)), truth, rotation=25, ha="right")
+    axes.set_xticks(range(len(truth)), truth, rotation=25, ha="right", parse_math=False)
     axes.set_yticks(range(len(names)), names)
     beyond = classes["beyond_inclination"]
     known = "" if beyond is None else f", beyond inclination {beyond['corrected']:.3f}"
@@ -208,7 +219,9 @@ def votes(questions: Mapping[str, Any], names: Sequence[str]) -> Figure:
             )  # fmt: skip
             if j == 0:
                 axes.set_ylabel(names[i], rotation=0, ha="right", va="center", fontsize=9)
-        grid[0, j].set_title(_wrapped(question.replace("_", " "), 17), fontsize=7.5)
+        grid[0, j].set_title(
+            _wrapped(question.replace("_", " "), 17), fontsize=7.5, parse_math=False
+        )
     figure.suptitle(
         _wrapped(
             "Vote fractions per cluster: share of its objects, their mean, their number",
@@ -265,7 +278,7 @@ def occupancy(components: Mapping[str, Any], names: Sequence[str], title: str) -
 def nuisances(figures: Mapping[str, Any]) -> Figure:
     """Information of the labels on what they should not know, less chance, with two sigma of it."""
     who = [name for name in ("published", "model") if figures[name] is not None]
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     axes = figure.subplots()
     shown = [
         name for name in NUISANCES if any(figures[w]["nuisances"][name] is not None for w in who)
@@ -292,12 +305,12 @@ def nuisances(figures: Mapping[str, Any]) -> Figure:
                 z, (place, top), (0, 4), textcoords="offset points", ha="center", fontsize=8
             )
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(shown)), [NUISANCES[name] for name in shown])
+    axes.set_xticks(range(len(shown)), [_wrapped(NUISANCES[name], 14) for name in shown])
     axes.set_ylabel("mutual information less chance (nats)")
     axes.margins(y=0.15)
     axes.set_title("What the labels should not know", fontsize=10, loc="left")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if shown:
-        axes.legend(fontsize=8, frameon=False)
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure

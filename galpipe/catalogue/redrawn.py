@@ -26,10 +26,11 @@ def redrawn(workspace: Workspace, model: Ref, images: Images) -> Images:
     import torch
 
     from galpipe.models.checkpoints import load_model
-    from galpipe.models.engine import reconstruct
+    from galpipe.models.engine import fixed_arithmetic, reconstruct
 
     network = load_model(workspace.place(model))
-    drawn: Images = reconstruct(network, torch.from_numpy(images)).numpy()
+    with fixed_arithmetic(1):
+        drawn: Images = reconstruct(network, torch.from_numpy(images)).numpy()
     return drawn
 
 
@@ -42,3 +43,24 @@ def own_overlap(workspace: Workspace, model: Ref) -> NDArray[np.float64]:
     means = mixture.means_CJ.double().numpy()
     variances = np.exp(mixture.bounded_log_variances().double().numpy())
     return bhattacharyya(means, variances)
+
+
+def generated(
+    workspace: Workspace, model: Ref, count: int, seed: int
+) -> tuple[NDArray[np.float64], Images, Images]:
+    """What each component of the model's mixture draws, from nothing but the prior.
+
+    Returns the weights (component), the drawing of each component's mean (component, band, y, x)
+    and `count` random ones (component, count, band, y, x), in 0..1.
+    """
+    import torch
+
+    from galpipe.models.checkpoints import load_model
+    from galpipe.models.engine import fixed_arithmetic, generate
+
+    network = load_model(workspace.place(model))
+    with torch.no_grad(), fixed_arithmetic(1):
+        weights = network.mixture.weights().double().numpy()
+        means: Images = network.decode(network.mixture.means_CJ).numpy()
+        drawn = [generate(network, count, seed, k).numpy() for k in range(len(weights))]
+    return weights, means, np.stack(drawn)

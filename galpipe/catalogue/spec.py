@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
 
-from galpipe.spec import spec
+from pydantic import AfterValidator, Field
+
+from galpipe.catalogue.credit import DATA
+from galpipe.spec import run_time, spec
 
 
 @spec
@@ -27,11 +30,22 @@ class Evaluation:
     largest: int = Field(default=20_000, ge=100)  # objects judged at most, evenly along the ids
     silhouettes: int = Field(default=2000, ge=10)  # objects whose silhouette is computed
     gallery: int = Field(default=12, ge=1, le=45)  # stamps shown of each cluster
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)  # of permutations and random members
+
+
+def _known_source(key: str) -> str:
+    if key not in DATA:
+        raise ValueError(f"name a known source: {', '.join(sorted(DATA))}")
+    return key
+
+
+Source = Annotated[str, AfterValidator(_known_source)]
 
 
 @spec
 class Publication:
-    """The published table."""
+    """The published table, and whom the report beside it credits."""
 
     carry: tuple[str, ...] = ()  # input columns copied into the labels, with the prefix `input_`
+    # Sources of the data, by name, in place of those of the archive; shown, never in a label.
+    credit: tuple[Source, ...] | None = run_time(None)

@@ -50,7 +50,7 @@ class Clustering:
     Vectors have unit variance in every measured column.
     """
 
-    on: Literal["embedding", "columns", "both"] = "columns"
+    on: Literal["embedding", "columns", "both"] = "columns"  # what is clustered
     components: int = Field(default=12, ge=1)  # fewer, with a note, where training is too small
     columns: tuple[Feature, ...] = COLUMNS
     without: tuple[str, ...] = ("colour_gradient_*",)  # columns that no pattern takes
@@ -64,4 +64,4 @@ class Clustering:
     smallest: int = Field(default=20, ge=2)  # training objects needed for each component
     largest: int = Field(default=200_000, ge=100)  # training objects used at most
     faintest: float = Field(default=0.0, ge=0, le=1)  # below this probability: unassigned
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)  # of the restarts

@@ -20,7 +20,7 @@ class NoModel:
 class Stack:
     """Convolutions at one image scale; between two stacks the image is halved or doubled."""
 
-    channels: int = Field(ge=1)
+    channels: int = Field(ge=1)  # of every convolution of the stack
     kernel: int = Field(default=3, ge=1, le=15)  # pixels on a side, odd
     layers: int = Field(default=1, ge=1)  # convolutions of the stack
 
@@ -73,7 +73,7 @@ Model = Annotated[NoModel | VaDE, Field(discriminator="kind")]
 class Training:
     """How a network is fitted: warm-up, initialisation of the mixture, annealing cycles."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)  # of weights, order and noise
     threads: int = Field(default=2, ge=1)  # of the arithmetic; changes the last bits of the weights
     batch: int = Field(default=128, ge=1)  # images per step; the epoch's last batch may be smaller
     buffer: int = Field(default=16, ge=1)  # inner chunks shuffled together, which bounds the memory
@@ -123,4 +123,4 @@ class Embedding:
 
     micro_batch: int = Field(default=256, ge=1)  # fixed, the last one padded
     shard: int = Field(default=8192, ge=1)  # objects per unit of work, lost at most when killed
-    threads: int = Field(default=2, ge=1)
+    threads: int = Field(default=2, ge=1)  # of the arithmetic

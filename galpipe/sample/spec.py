@@ -13,9 +13,9 @@ from galpipe.spec import run_time, spec
 class Split:
     """Fractions by a salted hash of the sky cell (or of the id where there is no position)."""
 
-    salt: str = "galpipe"
-    validation: float = Field(default=0.1, ge=0, lt=1)
-    test: float = Field(default=0.1, ge=0, lt=1)
+    salt: str = "galpipe"  # of the hash: another one divides another way
+    validation: float = Field(default=0.1, ge=0, lt=1)  # fraction that watches the training
+    test: float = Field(default=0.1, ge=0, lt=1)  # fraction that only the judging sees
     nside: int = Field(default=64, ge=1, le=8192)  # HEALPix cells of 0.9 degrees
 
 
@@ -24,10 +24,13 @@ class Sample:
     """A table of objects.  Columns not named here are carried along untouched."""
 
     table: str | None = run_time(None)  # None: the table that comes with the images
+    # Instead of a table: a query for SkyServer, where {last} pages by the id.  As with a table, the
+    # catalogue it gives decides what follows, and the text only whether to ask again.
+    sql: str | None = run_time(None)
     id: str  # column that identifies an object, unique
     id_type: Literal["int64", "string"]  # declared, never sniffed
     file: str | None = None  # column naming the image; None: found by the object's id
-    ra: str | None = None  # None: the source has no coordinates
-    dec: str | None = None
-    redshift: str | None = None
+    ra: str | None = None  # column, degrees (ICRS); None: the source has no coordinates
+    dec: str | None = None  # column, degrees (ICRS)
+    redshift: str | None = None  # column; published beside the labels
     split: Split = Split()

@@ -34,8 +34,8 @@ class Segmentation:
     """Detection on the smoothed detection image (the mean of the bands), by sep."""
 
     threshold: float = Field(default=1.5, gt=0)  # in units of the background scatter
-    minimum_pixels: int = Field(default=5, ge=1)
-    deblend_levels: int = Field(default=16, ge=1, le=64)
+    minimum_pixels: int = Field(default=5, ge=1)  # of a detection
+    deblend_levels: int = Field(default=16, ge=1, le=64)  # of brightness, between which to part
     deblend_contrast: float = Field(
         default=0.02, ge=0, le=1
     )  # fraction of the light; below: part of it
@@ -60,7 +60,7 @@ class PetrosianScale:
     """`radii` Petrosian radii (of the object itself) across, resampled to the stamp's size."""
 
     kind: Literal["petrosian"] = "petrosian"
-    radii: float = Field(default=4.0, ge=0.1, le=20)
+    radii: float = Field(default=4.0, ge=0.1, le=20)  # Petrosian radii across the stamp
     smallest: float = Field(
         default=16.0, ge=1, le=4096
     )  # never narrower than this many cutout pixels
@@ -74,7 +74,7 @@ class Asinh:
     """y = asinh(x / (softening s)) / asinh(1 / softening); s per band, from the training split."""
 
     kind: Literal["asinh"] = "asinh"
-    softening: float = Field(default=0.05, ge=1e-6, le=1e3)
+    softening: float = Field(default=0.05, ge=1e-6, le=1e3)  # of s; below it y is linear
     percentile: float = Field(
         default=99.5, gt=0, le=100
     )  # of the stamps' brightest pixel defines s
@@ -85,7 +85,7 @@ class Linear:
     """y = x / s; s is fitted per band on the training split."""
 
     kind: Literal["linear"] = "linear"
-    percentile: float = Field(default=99.5, gt=0, le=100)
+    percentile: float = Field(default=99.5, gt=0, le=100)  # as for asinh
 
 
 @spec
@@ -93,7 +93,7 @@ class Given:
     """y = x / s with a stated s: for images that come stretched (255 for JPEG)."""
 
     kind: Literal["given"] = "given"
-    scale: float = Field(default=255.0, ge=1e-30, le=1e30)
+    scale: float = Field(default=255.0, ge=1e-30, le=1e30)  # s: the value that becomes 1
 
 
 @spec
@@ -119,12 +119,12 @@ class Preparation:
     recentre: bool = True  # the galaxy's centroid becomes the stamp's centre
     align: bool = True  # rotate the major axis to the x axis, by second moments
     scale: Scale = FixedScale()
-    conserve: Literal["surface_brightness", "flux"] = "surface_brightness"
+    conserve: Literal["surface_brightness", "flux"] = "surface_brightness"  # when resampling
     # grey: the mean of the bands; luminance: 0.2125, 0.7154, 0.0721 of red, green, blue (Rec. 709)
     colour: Literal["grey", "luminance", "bands"] = "grey"
     window: Literal["square", "disc"] = "square"  # disc: background beyond the inscribed circle
-    interpolation: Literal["linear", "cubic"] = "linear"
+    interpolation: Literal["linear", "cubic"] = "linear"  # of the one resampling pass
     stretch: Stretch = Asinh()
-    dtype: Literal["uint8", "float16"] = "uint8"
+    dtype: Literal["uint8", "float16"] = "uint8"  # of the stored stamps
     shard: int = Field(default=512, ge=1)  # objects per shard, written whole by one task
     chunk: int = Field(default=256, ge=1)  # objects per inner chunk, read at once
