@@ -210,6 +210,7 @@ def test_a_run_cancelled_in_the_dashboard_stops_and_goes_on(
     assert prepared.split()[3:] == ["0", "done", "240", "reused"]
 
 
+@pytest.mark.slow
 def test_of_two_runs_on_a_workspace_the_second_is_told_who_holds_it(
     place: Path, serving: Serving, tmp_path: Path
 ) -> None:

@@ -17,7 +17,6 @@ from galpipe.catalogue.difference import difference
 from galpipe.catalogue.export import FORMATS, SUFFIX, export
 from galpipe.catalogue.labels import with_meanings, write_table
 from galpipe.errors import InputError
-from galpipe.status import Status
 
 IDS = [587739505552785605, 2**53 + 1, -(2**63), 2**63 - 1]
 
@@ -113,9 +112,3 @@ def test_difference_counts_by_id(tmp_path: Path) -> None:
     found = difference(old, other)
     assert found["changed"] == 1
     assert found["transitions"] == [{"old": "c00", "new": "c01", "objects": 1}]
-
-
-def test_the_documented_bits_are_the_bits() -> None:
-    text = (Path(__file__).resolve().parents[1] / "docs" / "labels.md").read_text()
-    for flag in Status:
-        assert f"| {flag.value} | `{flag.name}` |" in text

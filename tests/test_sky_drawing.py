@@ -21,6 +21,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from galpipe.archives.spec import Sky
 from galpipe.errors import InputError
 from galpipe.sky import cache, drawing, frames, population, scene
 from galpipe.sky.galaxies import FORMS, fluxes, form
@@ -93,7 +94,7 @@ def check_structure(hdus: fits.HDUList, real: fits.HDUList) -> None:
 def test_layout_and_header(drawn: Path) -> None:
     manifest = json.loads((drawn / "manifest.json").read_text())
     assert manifest["frames"] == 6
-    assert manifest["spec"] == {"galaxies": 56, "per_field": 32, "seed": 11}
+    assert manifest["spec"] == {"edition": 3, "galaxies": 56, "per_field": 32, "seed": 11}
     for index in (0, 1):
         field = survey_field(SKY.seed, index)
         for band in BANDS:
@@ -390,3 +391,8 @@ def test_a_cache_that_cannot_be_written_is_said_in_one_sentence(
     monkeypatch.setenv("GALPIPE_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match="GALPIPE_CACHE"):
         cache.cached(SKY)
+
+
+def test_archive_and_drawing_agree_on_the_edition() -> None:
+    """What was retrieved from an earlier drawing must not stand for a later one."""
+    assert Sky().edition == SkySpec().edition

@@ -912,4 +912,4 @@ def test_serving_loads_nothing_that_trains(cache: Path) -> None:
     finally:
         end(process)
     assert "uvicorn" in loaded
-    assert not loaded & {"torch", "mlflow", "prefect", "sklearn", "matplotlib"}
+    assert not loaded & {"torch", "mlflow", "prefect", "sklearn", "matplotlib", "galsim"}

@@ -146,7 +146,8 @@ class Sky(Served):
 
     kind: Literal["sky"] = "sky"
     galaxies: int = Field(default=2000, ge=1, le=100_000)  # of the whole sky
-    seed: int = Field(default=1, ge=0)  # the same seed draws the same sky
+    seed: int = Field(default=1, ge=0, le=2**32 - 1)  # the same seed draws the same sky
+    edition: Literal[3] = 3  # of the drawing, as in galpipe.sky.spec
     imaging_release: Literal[17] = 17
     catalog_release: Literal[17] = 17
     rerun: Literal[301] = 301

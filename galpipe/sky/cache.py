@@ -25,10 +25,8 @@ def cache_folder() -> Path:
 
 
 def sky_folder(spec: SkySpec) -> Path:
-    """Where the sky of this spec lies, or would lie: its address is its spec and the drawing's."""
-    from galpipe.sky.drawing import VERSION
-
-    return cache_folder() / "sky" / digest({"sky": identity(spec), "version": VERSION})
+    """Where the sky of this spec lies, or would lie."""
+    return cache_folder() / "sky" / digest({"sky": identity(spec)})
 
 
 def cached(spec: SkySpec, progress: Progress | None = None, processes: int | None = None) -> Path:

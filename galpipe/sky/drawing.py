@@ -21,7 +21,6 @@ from galpipe.spec import identity
 from galpipe.stages import Progress, Silent
 from galpipe.workspace import write_bytes, write_json
 
-VERSION = 2  # of the drawing: raise it with every change of what is drawn
 FORMAT = 1  # of the manifest
 FIELDS = "fields"  # what is kept of fields drawn already, until the sky is whole
 
@@ -54,7 +53,6 @@ def draw(
         folder / "manifest.json",
         {
             "format": FORMAT,
-            "version": VERSION,
             "spec": identity(spec),
             "frames": bands * count,
             "galaxies": spec.galaxies,

@@ -53,6 +53,7 @@ RED_SHARE = {  # of each kind, the share with colours of the red half
     "merger": 0.40,
 }
 GRID = (12, 9)  # cells of a field, columns and rows; at most one object in each
+INSET = 85.0  # pixels between the cells and the frame's edges: most stamps are wholly covered
 OBJECT, LAYOUT, ROLL = 2, 3, 4  # streams of random numbers
 
 
@@ -125,10 +126,10 @@ def members(spec: SkySpec, field: Field) -> list[Member]:
 
 def _place(cell: int, kind: Kind, off: bool, rng: np.random.Generator) -> tuple[float, float]:
     """Pixels of the r frame: within the cell, near an edge of the frame, or off it."""
-    wide, high = COLUMNS / GRID[0], ROWS / GRID[1]
+    wide, high = (COLUMNS - 2 * INSET) / GRID[0], (ROWS - 2 * INSET) / GRID[1]
     column, row = cell % GRID[0], cell // GRID[0]
-    x = (column + 0.5 + rng.uniform(-0.16, 0.16)) * wide - 0.5
-    y = (row + 0.5 + rng.uniform(-0.16, 0.16)) * high - 0.5
+    x = INSET + (column + 0.5 + rng.uniform(-0.16, 0.16)) * wide - 0.5
+    y = INSET + (row + 0.5 + rng.uniform(-0.16, 0.16)) * high - 0.5
     near = rng.uniform() < NEAR_EDGE and kind not in ("star", "artefact")
     inset = -rng.uniform(60, 120) if off else rng.uniform(*EDGE)
     if off or near:

@@ -19,4 +19,5 @@ class SkySpec:
 
     galaxies: int = Field(default=2000, ge=1, le=100_000)
     seed: int = Field(default=1, ge=0, le=2**32 - 1)
+    edition: Literal[3] = 3  # of the drawing: raised here and in the archive with every change
     per_field: int = Field(default=100, ge=4, le=108)  # catalogued objects in a field
