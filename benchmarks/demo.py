@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
