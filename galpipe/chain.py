@@ -134,7 +134,7 @@ class Chain:
 
             settings = self.survey.training
             if self.prune is not None:
-                settings = shortened(settings)
+                settings = shortened(settings, self.prune)
             self.refs["model"] = train(
                 self.context, self.survey.model, settings, self.refs["stamps"], self.refs["sample"]
             )

@@ -24,7 +24,7 @@ from galpipe.classes.scheme import label_name
 from galpipe.stages import Context
 from galpipe.workspace import Ref, Workspace, address, write_json
 
-VERSION = 2
+VERSION = 3
 EVERYBODY = 2**62  # more objects than there are: the held-out split never has enough
 
 Floats = NDArray[np.float64]
@@ -237,7 +237,7 @@ def headline(figures: Mapping[str, Any]) -> dict[str, float | int | None]:
             continue
         components = figures["components"] if who == "published" else labelling["components"]
         flat[f"{who}_effective_components"] = components["effective"]
-        flat[f"{who}_alarms"] = len(components["alarms"])
+        flat[f"{who}_alarms"] = len(components["dead"]) + len(components["duplicates"])
     for space, labellings in figures["separation"].items():
         for name, found in labellings.items():
             for figure in ("calinski_harabasz", "silhouette"):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galpipe.classes.mixture import effective_components
+from galpipe.models.alarms import of_dead, of_duplicates
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -44,7 +45,7 @@ def soft_overlap(memberships: Floats) -> Floats:
 
 
 def alarms(counts: list[int], overlap: Floats | None, names: list[str]) -> dict[str, Any]:
-    """Dead components, duplicate pairs, and one sentence for each."""
+    """Dead components, duplicate pairs, and what is said of them."""
     share = sum(counts) / max(len(counts), 1)
     dead = [k for k, count in enumerate(counts) if count < DEAD * share or count == 0]
     pairs = []
@@ -55,11 +56,10 @@ def alarms(counts: list[int], overlap: Floats | None, names: list[str]) -> dict[
             for b in range(a)
             if overlap[a, b] > DUPLICATE
         ]
-    sentences = [f"{names[k]} is dead: it has {counts[k]} of {sum(counts)} objects" for k in dead]
-    sentences += [
-        f"{names[a]} and {names[b]} are duplicates: they overlap by {value:.2f}"
-        for a, b, value in pairs
-    ]
+    little = {names[k]: f"{counts[k]} of {sum(counts)} objects" for k in dead}
+    sentences = of_dead(little, len(counts)) + of_duplicates(
+        [(names[a], names[b], value) for a, b, value in pairs]
+    )
     return {
         "dead": [names[k] for k in dead],
         "duplicates": [{"pair": [names[a], names[b]], "overlap": value} for a, b, value in pairs],

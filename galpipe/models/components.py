@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from galpipe.models import alarms
 from galpipe.models.vade import Mixture
 
 Array = NDArray[np.float64]
@@ -25,12 +26,13 @@ class Health:
     duplicates: tuple[tuple[int, int], ...]
 
     def alarms(self) -> list[str]:
-        """One sentence per trouble; empty where all is well."""
-        said = [f"component {c} is dead (occupancy {self.occupancy[c]:.4f})" for c in self.dead]
-        return said + [
-            f"components {a} and {b} are duplicates (overlap {self.overlap[a, b]:.2f})"
+        """What is to be said; empty where all is well."""
+        dead = {f"component {c}": f"occupancy {self.occupancy[c]:.4f}" for c in self.dead}
+        pairs = [
+            (f"component {a}", f"component {b}", float(self.overlap[a, b]))
             for a, b in self.duplicates
         ]
+        return alarms.of_dead(dead, len(self.occupancy)) + alarms.of_duplicates(pairs)
 
 
 def bhattacharyya(means_CJ: Array, variances_CJ: Array) -> Array:

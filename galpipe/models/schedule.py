@@ -8,6 +8,9 @@ from typing import Literal
 
 from galpipe.models.spec import Training
 
+STEPS = 25  # of a shortened training, per epoch
+SMALLEST_BATCH = 8
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -25,11 +28,12 @@ def epochs(spec: Training) -> list[Epoch]:
     return [_epoch(spec, number, total) for number in range(total)]
 
 
-def shortened(spec: Training) -> Training:
+def shortened(spec: Training, objects: int) -> Training:
     """The training of a pruned run: a schedule of the same shape with about `pruned` epochs.
 
     Warm-up and cycles keep their shares; there are fewer cycles where an annealing and a static
-    epoch each would be too many.
+    epoch each would be too many.  Batches shrink, so that an epoch over few `objects` still takes
+    STEPS of them.
     """
     cycle = spec.annealing + spec.static
     total = spec.warm_up + spec.cycles * cycle
@@ -45,7 +49,13 @@ def shortened(spec: Training) -> Training:
     annealing = min(spec.annealing, max(1, share))
     static = min(spec.static, max(1, each - annealing))
     return dataclasses.replace(
-        spec, warm_up=warm_up, cycles=cycles, annealing=annealing, static=static, decay_every=1
+        spec,
+        warm_up=warm_up,
+        cycles=cycles,
+        annealing=annealing,
+        static=static,
+        decay_every=1,
+        batch=min(spec.batch, max(SMALLEST_BATCH, objects // STEPS)),
     )
 
 
