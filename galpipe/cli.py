@@ -20,6 +20,7 @@ examples:
   galpipe run my-survey.toml --workspace /data/galpipe --prune 500
   galpipe run my-survey.toml --release B            # a catalogue that has grown: only what is new
   galpipe run my-survey.toml --dask tcp://node1:8786
+  galpipe run my-survey.toml --retry failed         # an archive that was down answers again
 """
 SKY_EXAMPLES = """\
 examples:
@@ -124,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="worker processes on this machine (default: its cores)",
     )
+    run.add_argument(
+        "--retry",
+        choices=("failed",),
+        help="failed: go back for the objects of a published release that its archive did not "
+        "answer for",
+    )
     run.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     run.set_defaults(command=_run)
 
@@ -197,6 +204,17 @@ def _parser() -> argparse.ArgumentParser:
     stand_in.add_argument(
         "--tied", action="store_true", help="end when standard input ends, with its starter"
     )
+    stand_in.add_argument(
+        "--faults",
+        metavar="SPEC",
+        help="failures to make, by rate and seed: 503=0.05,reset=0.02,persistent.404=0.01,seed=3",
+    )
+    stand_in.add_argument(
+        "--hst-side",
+        type=int,
+        metavar="PIXELS",
+        help="draw the field of Hubble before serving, so many pixels of 0.03 arcsec on a side",
+    )
     stand_in.set_defaults(command=_sky)
 
     serve = _command(
@@ -253,7 +271,7 @@ def _run(options: argparse.Namespace) -> int:
     key = releases.run_key(chosen, release, options.prune)
     # After a killed run there is something to do in any case: to close what it left open.
     if options.until in (None, STAGES[-1]) and not workspace.run_is_open():
-        record = releases.published(workspace, chosen, release, key)
+        record = releases.published(workspace, chosen, release, key, options.retry)
         if record is not None:
             summary = releases.unchanged_summary(workspace, record)
             _print_summary(summary, options.json, unchanged=True)
@@ -273,7 +291,7 @@ def _demo(options: argparse.Namespace) -> int:
     from galpipe import survey
 
     options.survey = survey.ready("demo")
-    options.release = options.until = options.dask = options.workers = None
+    options.release = options.until = options.dask = options.workers = options.retry = None
     code = _run(options)
     if code == 0 and not options.json:
         where = shlex.quote(str(options.workspace))
@@ -306,6 +324,9 @@ def _print_summary(summary: dict[str, Any], as_json: bool, unchanged: bool = Fal
             )
     for status, count in summary["by_status"].items():
         print(f"  {count:>8}  {status}")
+    failed = sum(n for status, n in summary["by_status"].items() if "FAILED" in status.split("|"))
+    if failed:
+        print(f"  {failed} failed: the archive did not answer; --retry failed goes back for them")
     nmi = summary.get("figures", {}).get("published_nmi")
     if nmi is not None:
         judged = summary["figures"]["judged"]
@@ -325,6 +346,7 @@ def _survey_name(text: str) -> str:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from galpipe.releases import bands_of
     from galpipe.workspace import Workspace
 
     workspace = Workspace.open(options.workspace, create=False)
@@ -335,7 +357,11 @@ def _status(options: argparse.Namespace) -> int:
     ]
     if options.json:
         keys = ("survey", "release", "base", "objects", "by_status")
-        print(json.dumps({"releases": [{key: record[key] for key in keys} for record in records]}))
+        told = [
+            {key: record[key] for key in keys} | {"by_band": bands_of(workspace, record)}
+            for record in records
+        ]
+        print(json.dumps({"releases": told}))
         return 0
     if not records:
         print(f"{workspace.root}: nothing published yet.")
@@ -344,6 +370,9 @@ def _status(options: argparse.Namespace) -> int:
         print(f"{record['survey']} {record['release']}{base}: {record['objects']} objects")
         for status, count in record["by_status"].items():
             print(f"  {count:>8}  {status}")
+        for band, ends in bands_of(workspace, record).items():
+            said = ", ".join(f"{number} {end}" for end, number in ends.items())
+            print(f"  {band + ':':>10} {said}")
     return 0
 
 
@@ -387,7 +416,10 @@ def _diff(options: argparse.Namespace) -> int:
 def _sky(options: argparse.Namespace) -> int:
     from galpipe.sky.command import serve
 
-    return serve(options.galaxies, options.seed, options.port, options.tied)
+    return serve(
+        options.galaxies, options.seed, options.port, options.tied, options.faults,
+        options.hst_side,
+    )  # fmt: skip
 
 
 def _serve(options: argparse.Namespace) -> int:

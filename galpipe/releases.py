@@ -131,17 +131,21 @@ def record(workspace: Workspace, survey: str, release: str | None) -> dict[str, 
 
 
 def published(
-    workspace: Workspace, survey: Survey, release: str, key: str
+    workspace: Workspace, survey: Survey, release: str, key: str, retry: str | None = None
 ) -> dict[str, Any] | None:
-    """The record of a release that was published from these very inputs, if it is whole."""
+    """The record of a release that was published from these very inputs, if it is whole.
+
+    `retry`: "failed" where a release that holds objects for which the archive did not answer is
+    not taken as done.
+    """
     folder = workspace.release(survey.name, release)
     if not (folder / "release.json").exists():
         return None
     record = read_record(folder / "release.json")
     if record["key"] != key:
         return None
-    if any(FAILED in status.split("|") for status in record["by_status"]):
-        return None  # some objects the archive did not answer for; it may now
+    if retry == "failed" and failed(record):
+        return None  # the archive may answer now
     for name, digest in record["refs"].items():
         if not (workspace.place(Ref(name, digest)) / MANIFEST).exists():
             return None
@@ -149,6 +153,25 @@ def published(
     if not labels.exists() or file_sha256(labels) != record["labels_sha256"]:
         return None
     return record
+
+
+def failed(record: dict[str, Any]) -> int:
+    """How many objects of a published release the archive did not answer for."""
+    found = record["by_status"].items()
+    return sum(number for status, number in found if FAILED in status.split("|"))
+
+
+def bands_of(workspace: Workspace, record: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """How the objects of a published release ended in each band; {} where it does not say."""
+    digest = record["refs"].get("cutouts")
+    manifest = workspace.manifest(Ref("cutouts", digest)) if digest else None
+    told: dict[str, dict[str, int]] = (manifest or {}).get("by_band", {})
+    order = (manifest or {}).get("spec", {}).get("bands", [])
+    return {
+        band: dict(sorted(told[band].items(), key=lambda end: (-end[1], end[0])))
+        for band in order
+        if band in told
+    }
 
 
 def publish(

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from galpipe import spec
-from galpipe.archives.spec import Archive, Folder, Sdss, Sky
+from galpipe.archives.spec import Archive, Folder, Hst, HstSky, Vo
 from galpipe.catalogue.spec import Evaluation, Publication
 from galpipe.classes.spec import Clustering
 from galpipe.errors import InputError
@@ -59,7 +59,7 @@ def load(path: Path | str) -> Survey:
         raise InputError(f"{path}: cannot be read as a survey file ({error}).") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not a valid TOML file: {error}.") from None
-    for table, key in (("archive", "path"), ("sample", "table")):
+    for table, key in (("archive", "path"), ("sample", "table"), ("sample", "join")):
         section = values.get(table)
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str(_resolved(section[key], path, f"[{table}] {key}"))
@@ -84,19 +84,22 @@ def ready(name: str) -> Path:
     )
 
 
-def _check_sample(archive: Folder | Sdss | Sky, sample: Sample) -> None:
+def _check_sample(archive: Archive, sample: Sample) -> None:
     """Raise InputError where the archive cannot give the objects that the sample describes."""
+    given = [key for key in ("sql", "adql", "cone") if getattr(sample, key) is not None]
     if isinstance(archive, Folder):
-        if sample.sql is not None:
+        if given:
             raise InputError(
-                "sample.sql: a folder answers no queries; name a table with sample.table, or take "
-                'archive.kind = "sdss".'
+                f"sample.{given[0]}: a folder answers no queries; name a table with sample.table, "
+                'or take archive.kind = "sdss".'
             )
         return
-    if (sample.table is None) == (sample.sql is None):
+    language = "adql" if isinstance(archive, Vo) else "sql"
+    language = "cone" if isinstance(archive, Hst | HstSky) else language
+    if given not in ([], [language]) or (sample.table is None) == (not given):
         raise InputError(
-            f"sample: an archive of kind {archive.kind!r} needs either sample.sql or sample.table; "
-            "give one of them."
+            f"sample: an archive of kind {archive.kind!r} needs either sample.{language} or "
+            "sample.table; give one of them."
         )
     if sample.ra is None or sample.dec is None:
         raise InputError(

@@ -303,3 +303,11 @@ def test_the_demo_tutorial_does_what_it_says(
         tmp_path,
     )
     assert follow(page, tmp_path) == 1
+
+
+@pytest.mark.slow  # draws a sky of its own
+def test_bringing_a_survey_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GALPIPE_CACHE", str(tmp_path / "cache"))
+    assert follow(DOCS / "how-to" / "new-survey.md", tmp_path) == 2

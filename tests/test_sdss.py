@@ -927,7 +927,7 @@ def test_a_release_with_failures_is_not_done_and_a_whole_one_needs_no_archive(
     def published() -> dict[str, Any] | None:
         chosen = survey.load(file)
         key = releases.run_key(chosen, "r1", None)
-        return releases.published(workspace, chosen, "r1", key)
+        return releases.published(workspace, chosen, "r1", key, "failed")
 
     archive.always[path(100)] = server.Answer(503)
     first = run_chain(file, tmp_path / "w")

@@ -13,7 +13,7 @@ from galpipe.errors import InputError
 from galpipe.spec import canonical
 
 if TYPE_CHECKING:
-    from galpipe.archives.spec import Folder, Sdss, Sky
+    from galpipe.archives.spec import Archive, Folder
     from galpipe.sample.spec import Sample
 
 READ_FILES = 20_000  # directories up to this many files and bytes are read through
@@ -25,19 +25,25 @@ END_64 = struct.Struct("<4sQ2H2I4Q")  # section 4.3.14
 MEMBER = struct.Struct("<4s12x4s4x4s3H12x")  # one entry of its directory (section 4.3.12)
 
 
-def source_fingerprint(spec: Folder | Sdss | Sky, sample: Sample, release: str) -> str:
+def source_fingerprint(spec: Archive, sample: Sample, release: str) -> str:
     """A digest of what a release's objects and pixels come from, decided without a network.
 
     An archive that answers queries is taken at its word for one release: the same query is asked
     anew for another `release`, and never twice for one.
     """
     if spec.kind == "folder":
-        return fingerprint(spec, sample.table)
+        found = fingerprint(spec, sample.table)
+        if sample.join is None:
+            return found
+        return hashlib.sha256(found.encode() + _table_digest(sample.join)).hexdigest()[:32]
     total = hashlib.sha256(canonical(spec).encode())
     if sample.table is not None:
         total.update(_table_digest(sample.table))
     else:
-        total.update(canonical([sample.sql, release]).encode())
+        cone = canonical(sample.cone) if sample.cone is not None else None
+        total.update(canonical([sample.sql or sample.adql or cone, release]).encode())
+    if sample.join is not None:
+        total.update(_table_digest(sample.join))
     return total.hexdigest()[:32]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from galpipe.archives.trouble import BadImageError, corrupt
 from galpipe.status import Status
 
 T = TypeVar("T")
+ENDLESS = re.compile(rb"(?:NAXIS   |TFIELDS )=[ +]*\d{4}")
 ARCSEC = 3600.0  # per degree
 IMAGES = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
@@ -33,8 +35,18 @@ def decode(content: bytes, hdu: int | None) -> Image:
     return _use(content, hdu, image_of)
 
 
+def refuse_endless(content: bytes) -> None:
+    """Raise BadImageError (CORRUPT) of a FITS file with more axes or columns than the format has.
+
+    FITS allows 999 of each; astropy would count to whatever a damaged header says.
+    """
+    if ENDLESS.search(content):
+        raise BadImageError(Status.CORRUPT, "the header tells of more than 999 axes or columns")
+
+
 def _use(content: bytes, number: int | None, function: Callable[[Any], T]) -> T:
     """Apply a function to the image HDU of a file."""
+    refuse_endless(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers older than the standard

@@ -11,7 +11,7 @@ import numpy as np
 from galpipe.archives.images import LARGEST_SIDE, Header
 from galpipe.archives.realgalaxy import Stamp
 from galpipe.archives.sources import Source
-from galpipe.archives.spec import Folder, Sdss, Sky
+from galpipe.archives.spec import Archive, Folder
 from galpipe.stamps.parts import ArrayLayout, PartLayout
 from galpipe.workspace import Ref, address
 
@@ -91,11 +91,22 @@ def _position(degrees: float) -> float | None:
 
 
 def part_layout(
-    spec: Folder | Sdss | Sky, objects: int, dtype: str, side: int, psf: int
+    spec: Archive,
+    objects: int,
+    dtype: str,
+    side: int,
+    psf: int,
+    *,
+    psf_bands: bool = False,
+    variance: bool = False,
+    extinction: bool = False,
 ) -> PartLayout:
-    """The arrays of a part of cutouts: `side` pixels square, `psf` pixels square (0: none)."""
+    """The arrays of a part of cutouts: `side` pixels square, `psf` pixels square (0: none).
+
+    `psf_bands`: a PSF in every band; `variance` and `extinction`: with these arrays.
+    """
     bands = len(spec.bands)
-    weight = bands * side * side * np.dtype(dtype).itemsize
+    weight = bands * side * side * np.dtype(dtype).itemsize * (1 + variance)
     chunk = max(1, min(64, spec.shard, CHUNK_BYTES // weight))
     shard = max(chunk, min(spec.shard, SHARD_BYTES // weight) // chunk * chunk)
     nan = float("nan")
@@ -117,6 +128,23 @@ def part_layout(
         ArrayLayout("psf_fwhm", "float32", fill=nan, attributes=(("unit", "pixel"),)),
         ArrayLayout("wcs", "float64", (8,), ("wcs_term",), fill=nan),
     ]
-    if psf:
+    if psf and psf_bands:
+        shape, dims = (bands, psf, psf), ("band", "psf_y", "psf_x")
+        arrays.append(ArrayLayout("psf", "float32", shape, dims, compress=True))
+    elif psf:
         arrays.append(ArrayLayout("psf", "float32", (psf, psf), ("psf_y", "psf_x"), compress=True))
+    if variance:
+        arrays.append(
+            ArrayLayout(
+                "variance", "float32", (bands, side, side), ("band", "y", "x"), fill=nan,
+                compress=True, attributes=(("unit", "square of the image's"),),
+            )
+        )  # fmt: skip
+    if extinction:
+        arrays.append(
+            ArrayLayout(
+                "extinction", "float32", (bands,), ("band",), fill=nan,
+                attributes=(("unit", "mag, taken off the image"),),
+            )
+        )  # fmt: skip
     return PartLayout(objects=objects, shard=shard, chunk=chunk, arrays=tuple(arrays))

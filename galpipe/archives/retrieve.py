@@ -19,14 +19,18 @@ from galpipe.archives.headers import Looked, look_at_headers, look_at_versions
 from galpipe.archives.ledger import (
     ABSENT,
     INDEX,
+    LEDGER,
     Line,
+    count_bands,
     earlier_lines,
     index_bytes,
+    object_ledger,
     refuse_none,
+    table_bytes,
 )
 from galpipe.archives.planning import NewCutout, PlannedPart, plan_parts
 from galpipe.archives.sources import describe
-from galpipe.archives.spec import Folder, Sdss, Sky
+from galpipe.archives.spec import Archive, Folder, Hst, HstSky, Vo
 from galpipe.archives.writing import ShardWork, write_shard
 from galpipe.stages import Context
 from galpipe.stamps import parts
@@ -37,13 +41,21 @@ from galpipe.workspace import Ref, address, write_bytes
 VERSION = 1
 
 
-def retrieve(context: Context, spec: Folder | Sdss | Sky, catalogue: Ref, base: Ref | None) -> Ref:
+def retrieve(context: Context, spec: Archive, catalogue: Ref, base: Ref | None) -> Ref:
     """Read the pixels of every object of a catalogue that an earlier release (`base`) lacks.
 
     Returns the Ref of the ledger, `index.parquet`, with one row per row of the catalogue.
     What is wrong with one object is told by its status and reason.  Raises InputError where the
     archive cannot be read, or where no object at all has a usable image.
     """
+    if isinstance(spec, Vo):
+        from galpipe.archives.vo.retrieve import retrieve_vo
+
+        return retrieve_vo(context, spec, catalogue, base)
+    if isinstance(spec, Hst | HstSky):
+        from galpipe.archives.hst.retrieve import retrieve_hst
+
+        return retrieve_hst(context, spec, catalogue, base)
     if not isinstance(spec, Folder):
         from galpipe.archives.served import retrieve_served  # a folder needs no network client
 
@@ -80,6 +92,8 @@ def retrieve(context: Context, spec: Folder | Sdss | Sky, catalogue: Ref, base: 
     made = [p for p in kept_parts if p in used] + [part.ref.digest for part in planned]
     place = workspace.begin(ref)
     write_bytes(place / INDEX, index_bytes(table["object_id"], lines))
+    ledger = object_ledger(table["object_id"], spec.bands, lines)
+    write_bytes(place / LEDGER, table_bytes(ledger))
     return workspace.commit(
         ref,
         spec,
@@ -88,6 +102,7 @@ def retrieve(context: Context, spec: Folder | Sdss | Sky, catalogue: Ref, base: 
         parts=made,
         objects=len(lines),
         by_status=count(line.status for line in lines),
+        by_band=count_bands(ledger),
     )
 
 

@@ -29,18 +29,30 @@ def answering(context: Context, spec: Sdss | Sky) -> Iterator[Sdss | Sky]:
     if isinstance(spec, Sdss) or (spec.skyserver and spec.sas):
         yield spec
         return
+    with standing(context, spec.galaxies, spec.seed) as address:
+        yield dataclasses.replace(spec, skyserver=address, sas=f"{address}/sas")
+
+
+@contextlib.contextmanager
+def standing(
+    context: Context, galaxies: int, seed: int, hst_side: int | None = None
+) -> Iterator[str]:
+    """The address of a server of the sky that stands while the context lasts, as in `answering`.
+
+    hst_side: pixels of the field of Hubble, which is then drawn before the server answers.
+    """
+    field = [] if hst_side is None else ["--hst-side", str(hst_side)]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         server = subprocess.Popen(  # noqa: S603 (our own module)
             [
-                sys.executable, "-m", "galpipe", "sky", "serve", "--galaxies", str(spec.galaxies),
-                "--seed", str(spec.seed), "--port", "0", "--tied",
+                sys.executable, "-m", "galpipe", "sky", "serve", "--galaxies", str(galaxies),
+                "--seed", str(seed), "--port", "0", "--tied", *field,
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
             text=True, start_new_session=True,
         )  # fmt: skip
         try:
-            address = _address(context, server, said)
-            yield dataclasses.replace(spec, skyserver=address, sas=f"{address}/sas")
+            yield _address(context, server, said)
         finally:
             _end(server)
 

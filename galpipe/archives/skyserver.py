@@ -163,8 +163,8 @@ def _judged(answer: Any, patience: float) -> tuple[str, list[str]]:
     lines = text.replace("\r\n", "\n").split("\n")
     if lines[0].startswith("#"):
         del lines[0]
-    columns = _fields(lines[0])
-    if lines[-1] != "" or (len(lines) > 2 and _fields(lines[-2]) != columns):
+    columns = _fields(lines[0]) if lines else 0
+    if not lines or lines[-1] != "" or (len(lines) > 2 and _fields(lines[-2]) != columns):
         raise _TryAgainError("the answer is cut off within a line")
     return lines[0], [line for line in lines[1:] if line]
 

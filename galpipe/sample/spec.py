@@ -20,6 +20,15 @@ class Split:
 
 
 @spec
+class Cone:
+    """A circle on the sky."""
+
+    ra: float = Field(ge=0, lt=360)  # degrees (ICRS), of its middle
+    dec: float = Field(ge=-90, le=90)  # degrees (ICRS), of its middle
+    radius: float = Field(gt=0, le=180)  # arcmin
+
+
+@spec
 class Sample:
     """A table of objects.  Columns not named here are carried along untouched."""
 
@@ -27,6 +36,9 @@ class Sample:
     # Instead of a table: a query for SkyServer, where {last} pages by the id.  As with a table, the
     # catalogue it gives decides what follows, and the text only whether to ask again.
     sql: str | None = run_time(None)
+    cone: Cone | None = run_time(None)  # as `sql`, of the Hubble Source Catalog
+    join: str | None = run_time(None)  # a further table with the same ids: photometric redshifts
+    adql: str | None = run_time(None)  # as `sql`, for the TAP service of a VO archive
     id: str  # column that identifies an object, unique
     id_type: Literal["int64", "string"]  # declared, never sniffed
     file: str | None = None  # column naming the image; None: found by the object's id

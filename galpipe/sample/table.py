@@ -89,6 +89,11 @@ def read_table(source: Path | bytes, name: str = "", id: str | None = None) -> p
     return _plain(table, id if kind == "parquet" else None)
 
 
+def from_results(results: Any) -> pa.Table:
+    """The results of a query, an astropy table, as a table of objects."""
+    return _plain(from_astropy(results))
+
+
 def _read_csv(content: bytes, id: str | None) -> pa.Table:
     """Comma, semicolon, tab or bar separated; leading `#` lines are comments or the header."""
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -24,6 +25,10 @@ from typing import TYPE_CHECKING, Any
 from galpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from galpipe.sky.faults import Faults
+    from galpipe.sky.mast_spec import FieldSpec
     from galpipe.sky.spec import SkySpec
 
 LOOPBACK = "127.0.0.1"
@@ -68,24 +73,40 @@ class _Drawing:
         print(f"galpipe: {text}", file=sys.stderr, flush=True)
 
 
-def serve(galaxies: int, seed: int, port: int, tied: bool) -> int:
+def serve(
+    galaxies: int,
+    seed: int,
+    port: int,
+    tied: bool,
+    faults: str | None = None,
+    hst_side: int | None = None,
+) -> int:
     """Serve the sky of `galaxies` galaxies and this seed until SIGTERM (0) or Ctrl-C (130).
 
     Port 0 takes a free one.  `tied`: end when standard input ends or the parent process does, and
-    say nothing to people.  Raises InputError where the port is taken, the sky has no valid size or
-    its cache cannot be written.
+    say nothing to people.  `faults`: failures to make, as `galpipe.sky.faults.parse` reads them.
+    `hst_side`: pixels of the field of Hubble, drawn at once; None: when it is first asked for.
+    Raises InputError where the port is taken, the sky has no valid size, a failure is unknown or
+    the cache cannot be written.
     """
     from galpipe import spec
+    from galpipe.sky.faults import parse
+    from galpipe.sky.mast_spec import FieldSpec
     from galpipe.sky.spec import SkySpec
 
+    side = {} if hst_side is None else {"side": hst_side}
+    field = spec.load(FieldSpec, {"seed": seed, **side}, "galpipe sky serve")
     chosen = spec.load(SkySpec, {"galaxies": galaxies, "seed": seed}, "galpipe sky serve")
+    made = parse(faults) if faults else None
     with contextlib.closing(_listener(port)) as listener:
         if tied:
             threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
         with _signals():
             try:
                 folder = _drawn(chosen, tied)
-                return _serve(folder, listener, tied)
+                if hst_side is not None:
+                    _draw_field(field, tied)
+                return _serve(folder, listener, tied, made, field)
             except _Terminated:
                 return 0
 
@@ -124,12 +145,39 @@ def _drawn(chosen: SkySpec, tied: bool) -> Path:
         ) from None
 
 
-def _serve(folder: Path, listener: socket.socket, tied: bool) -> int:
+def _draw_field(field: FieldSpec, tied: bool) -> None:
+    """Draw the field of Hubble, now where it is missing, in a process that does nothing else."""
+    if not tied:
+        print("galpipe: the field of Hubble is drawn where it is not kept.", file=sys.stderr)
+    context = multiprocessing.get_context("spawn")
+    drawing = context.Process(target=_field_drawn, args=(field,))
+    drawing.start()
+    drawing.join()
+    if drawing.exitcode:
+        raise InputError(
+            "the field of Hubble cannot be drawn or kept; set GALPIPE_CACHE to a folder that can "
+            "be written and has room."
+        )
+
+
+def _field_drawn(field: FieldSpec) -> None:
+    from galpipe.sky.mast_cache import cached_field
+
+    cached_field(field)
+
+
+def _serve(
+    folder: Path, listener: socket.socket, tied: bool, faults: Faults | None, field: FieldSpec
+) -> int:
     """Serve until Ctrl-C (130); SIGTERM raises _Terminated."""
     import uvicorn
 
+    from galpipe.sky.faults import Failing
     from galpipe.sky.server import application
 
+    app: ASGIApp = application(folder, field=field)
+    if faults is not None:
+        app = Failing(app, faults, folder / "sas")
     address = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
 
     class Server(uvicorn.Server):
@@ -140,7 +188,7 @@ def _serve(folder: Path, listener: socket.socket, tied: bool) -> int:
                 print(GUIDE.format(address=address), file=sys.stderr, end="", flush=True)
 
     config = uvicorn.Config(
-        application(folder), log_level="error", access_log=False, lifespan="on",
+        app, log_level="error", access_log=False, lifespan="on",
         timeout_graceful_shutdown=GRACE,
     )  # fmt: skip
     try:

@@ -213,8 +213,17 @@ class Cutouts:
     def light(self, request: Request) -> Image:
         """Nanomaggies per frame pixel (3, height, width) in i, r, g; 0 where no frame lies.
 
+        Raises OutsideFootprint where no frame covers the centre.
+        """
+        light, _, inside = self.sampled(request)
+        if not inside:
+            raise OutsideFootprint("Requested (ra, dec) is outside the footprint.")
+        return light
+
+    def sampled(self, request: Request) -> tuple[Image, NDArray[np.bool_], bool]:
+        """As `light`, with where no frame lies (height, width) and whether one has the centre.
+
         Where fields overlap, a pixel comes from the field whose centre is nearest to the cutout.
-        Raises OutsideFootprint.
         """
         diagonal = math.hypot(request.width, request.height) * request.scale / 3600 / 2
         wanted = Plane.of_request(request)
@@ -235,9 +244,7 @@ class Cutouts:
             missing &= ~filled
             if not missing.any():
                 break
-        if not inside:
-            raise OutsideFootprint("Requested (ra, dec) is outside the footprint.")
-        return light
+        return light, missing, inside
 
     def _near(self, request: Request, diagonal: float) -> list[Field]:
         """Fields that the cutout may touch, the nearest first."""

@@ -34,12 +34,18 @@ from galpipe.sky.imgcutout import (
     cutout_request,
     message_image,
 )
+from galpipe.sky.instrument import BANDS
+from galpipe.sky.mast import Mast
+from galpipe.sky.mast_spec import FieldSpec
+from galpipe.sky.psfields import field_named, psfield
 from galpipe.sky.sql import Catalogue, Table
 from galpipe.sky.tsql import SqlError
+from galpipe.sky.vo import Vo
 
 MINUTE = 60.0  # seconds
 SEARCH = "/dr{release:int}/en/tools/search/x_results.aspx"
 SQL = "/dr{release:int}/skyserverws/searchtools/sqlsearch"
+PSFIELD = "/sas/dr17/eboss/photo/redux/301/{run:int}/objcs/{camcol:int}/{name}"
 CUTOUT = "/dr{release:int}/skyserverws/imgcutout/getjpeg"
 BRIGHTEST = (
     "SELECT TOP 6 ra, dec, petroR90_r FROM Galaxy "
@@ -85,6 +91,7 @@ class Sky:
         self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
         self.catalogue = Catalogue(folder / "tables")
         self.cutouts = Cutouts(folder / "sas", settings.frame_bytes)
+        self.vo = Vo(self.catalogue, self.cutouts, settings.rows, settings.seconds)
         self._cutting = anyio.CapacityLimiter(os.cpu_count() or 1)
         self._asked: deque[float] = deque()
 
@@ -108,6 +115,22 @@ class Sky:
     async def sql(self, request: Request) -> Response:
         """SQL as programs ask it."""
         return await self._select(request.query_params, "json")
+
+    async def psfield(self, request: Request) -> Response:
+        """The point-spread functions of a field."""
+        spec = self.manifest["spec"]
+        path = request.path_params
+        field = field_named(
+            spec["seed"], self.manifest["frames"] // len(BANDS), path["run"], path["camcol"],
+            path["name"],
+        )  # fmt: skip
+        if field is None:
+            return Response(b"not here", 404)
+
+        def made() -> Response:
+            return Response(psfield(spec["seed"], field.index), media_type="application/fits")
+
+        return await anyio.to_thread.run_sync(made, limiter=self._cutting)
 
     async def _select(self, fields: Mapping[str, str], form: str) -> Response:
         names = {name.lower(): value for name, value in fields.items()}
@@ -197,8 +220,10 @@ class _AnyCase:
         await self.app(scope, receive, send)
 
 
-def application(folder: Path, settings: Settings | None = None) -> Starlette:
-    """The ASGI application that serves the sky drawn in a folder."""
+def application(
+    folder: Path, settings: Settings | None = None, field: FieldSpec | None = None
+) -> Starlette:
+    """The ASGI application that serves the sky drawn in a folder, and the Hubble `field`."""
     sky = Sky(folder, settings or Settings())
 
     @contextlib.asynccontextmanager
@@ -213,6 +238,9 @@ def application(folder: Path, settings: Settings | None = None) -> Starlette:
             Route(SEARCH, sky.search, methods=["GET", "POST"]),
             Route(SQL, sky.sql),
             Route(CUTOUT, sky.cutout),
+            *sky.vo.routes(),
+            *Mast(field or FieldSpec()).routes(),
+            Route(PSFIELD, sky.psfield),
             Mount("/sas", StaticFiles(directory=folder / "sas")),
         ],
         middleware=[Middleware(_AnyCase)],
