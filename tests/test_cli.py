@@ -140,7 +140,9 @@ def _one_sentence(done: subprocess.CompletedProcess[str], expected: str) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-@pytest.mark.parametrize("size", ["2m", "5m"])  # the server's database is full; then ours
+@pytest.mark.parametrize(  # the server's database is full; ours is
+    "size", [pytest.param("2m", marks=pytest.mark.slow), "5m"]
+)
 def test_a_full_disk_is_one_sentence_and_loses_nothing(
     size: str, sky_folder: Path, tmp_path: Path
 ) -> None:

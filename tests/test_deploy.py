@@ -233,9 +233,8 @@ def test_of_two_runs_on_a_workspace_the_second_is_told_who_holds_it(
     serving.wait(queued, final)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_its_runs_cleanly(
     number: signal.Signals, place: Path, serve: Callable[[], Serving]
 ) -> None:
@@ -345,6 +344,7 @@ def trim_threshold(_item: int) -> str | None:
     return os.environ.get("MALLOC_TRIM_THRESHOLD_")
 
 
+@pytest.mark.slow
 def test_a_cluster_started_by_hand_gives_the_same_labels(
     cluster: tuple[str, list[psutil.Process]], place: Path, tmp_path: Path
 ) -> None:
