@@ -140,7 +140,7 @@ def _one_sentence(done: subprocess.CompletedProcess[str], expected: str) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-@pytest.mark.parametrize(  # the server's database is full; ours is
+@pytest.mark.parametrize(  # 2m: Prefect's database is full; 5m: our own files are
     "size", [pytest.param("2m", marks=pytest.mark.slow), "5m"]
 )
 def test_a_full_disk_is_one_sentence_and_loses_nothing(

@@ -18,6 +18,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from galpipe.archives.fits_images import refuse_endless
 from galpipe.archives.frames import FieldName
 from galpipe.archives.trouble import BadImageError, corrupt
 from galpipe.status import Status
@@ -65,6 +66,7 @@ def decode_psfield(content: bytes, name: FieldName, bands: Sequence[str]) -> PsF
     """
     if not content.startswith(b"SIMPLE"):
         raise BadImageError(Status.CORRUPT, "not a FITS file")
+    refuse_endless(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from galpipe.archives.fits_images import linear_wcs
+from galpipe.archives.fits_images import linear_wcs, refuse_endless
 from galpipe.archives.trouble import BadImageError, corrupt
 from galpipe.status import Status
 
@@ -102,6 +102,7 @@ def planes_of(content: bytes, name: str) -> list[Plane]:
         raise BadImageError(Status.CORRUPT, f"{name[:80]!r} is not a FITS file")
     if not ends(content[:LONGEST_HEADER]):
         raise BadImageError(Status.CORRUPT, "the header has no end")
+    refuse_endless(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from galpipe.archives import raster_images
-from galpipe.archives.fits_images import IMAGES, image_of, pixel_scale
+from galpipe.archives.fits_images import IMAGES, image_of, pixel_scale, refuse_endless
 from galpipe.archives.frames import resample
 from galpipe.archives.images import no_wcs
 from galpipe.archives.projection import local_map
@@ -51,6 +51,7 @@ def decode(content: bytes, ra: float, dec: float) -> Piece:
     """
     if not content.startswith(b"SIMPLE  ="):
         raise BadImageError(Status.CORRUPT, "not a FITS file")
+    refuse_endless(content)
     try:
         with quiet(), fits.open(io.BytesIO(content), memmap=False, lazy_load_hdus=True) as hdus:
             image, terms, (x, y) = _placed(hdus, ra, dec)
