@@ -25,7 +25,7 @@ from galpipe.workspace import Ref, address, write_json
 
 VERSION = 1
 MOST_OBJECTS = 4096  # a percentile of this many is known to a percent
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 16  # rows held in double precision at once, of large cutouts 2 MB each
 
 
 @dataclass(frozen=True)
