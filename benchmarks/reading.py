@@ -63,7 +63,7 @@ def reader(
 
     def read(epoch: int) -> int:
         batches = stamps.shuffled(BATCH, 0, epoch)
-        count = sum(len(batch) for batch in (prefetched(batches) if ahead else batches))
+        count = sum(len(batch) for batch, _ in (prefetched(batches) if ahead else batches))
         assert count == len(rows)
         return count
 

@@ -129,14 +129,13 @@ class Chain:
         if self.base.model is not None:
             self.refs["model"] = self.base.model
         else:
-            from galpipe.models.schedule import shortened
-            from galpipe.models.training import train
+            from galpipe.models.training import shortened, train
 
-            settings = self.survey.training
+            model, settings = self.survey.model, self.survey.training
             if self.prune is not None:
-                settings = shortened(settings, self.prune)
+                model, settings = shortened(model, settings, self.prune)
             self.refs["model"] = train(
-                self.context, self.survey.model, settings, self.refs["stamps"], self.refs["sample"]
+                self.context, model, settings, self.refs["stamps"], self.refs["sample"]
             )
         return _plain(self._manifest("model").get("figures", {}))
 
@@ -146,7 +145,11 @@ class Chain:
         from galpipe.classes.embedding import embed
 
         self.refs["embeddings"] = embed(
-            self.context, self.survey.embed, self.refs["model"], self.refs["stamps"]
+            self.context,
+            self.survey.embed,
+            self.refs["model"],
+            self.refs["stamps"],
+            self.refs["sample"],
         )
         return {}
 

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from galpipe.models.engine.spec import Exponential
 from galpipe.models.spec import Stack, Training, VaDE
+from galpipe.models.vade.spec import Annealing
 from galpipe.stamps.parts import ArrayLayout, Part, PartLayout, create
 from galpipe.status import Status
 from galpipe.workspace import Ref, Workspace
@@ -19,10 +21,10 @@ NETWORK = VaDE(
     components=3,
     encoder=(Stack(channels=4), Stack(channels=4)),
     decoder=(Stack(channels=4), Stack(channels=4)),
+    schedule=Annealing(warm_up=2, annealing=1, static=2),
+    initialisation_restarts=1,
 )
-SCHEDULE = Training(
-    batch=32, warm_up=2, annealing=1, static=2, threads=1, initialisation_restarts=1, buffer=2
-)
+TRAINING = Training(batch=32, threads=1, buffer=2, rate=Exponential(final=1e-4))
 
 
 def galaxies(count: int, seed: int = 0, size: int = 16) -> np.ndarray[Any, Any]:

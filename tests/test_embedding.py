@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from galpipe.classes.embedding import embed, embed_images
 from galpipe.models.checkpoints import load_model
-from galpipe.models.engine import fixed_arithmetic
+from galpipe.models.engine.arithmetic import fixed_arithmetic
 from galpipe.models.spec import Embedding
 from galpipe.models.training import train
-from galpipe.models.vade import Network
+from galpipe.models.vade.network import VadeNetwork
 from galpipe.stages import Context
 from galpipe.stamps.parts import Part
 from galpipe.workspace import Ref, Workspace
@@ -34,7 +34,7 @@ NAMES = ("vector", "responsibility", "reconstruction_error")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Ref, Ref]:
     workspace = Workspace.open(tmp_path_factory.mktemp("embedded"))
     stamps, catalogue = stamped.commit(workspace, [stamped.galaxies(200)])
-    model = train(Context(workspace), stamped.NETWORK, stamped.SCHEDULE, stamps, catalogue)
+    model = train(Context(workspace), stamped.NETWORK, stamped.TRAINING, stamps, catalogue)
     return workspace, model, stamps
 
 
@@ -109,7 +109,7 @@ def test_bytes_do_not_depend_on_order_or_shards(
 @settings(deadline=None, max_examples=20)
 def test_neighbours_in_a_batch_change_no_bit(count: int, first: int, seed: int) -> None:
     torch.manual_seed(0)
-    network = Network(stamped.NETWORK, 1, 16).eval()
+    network = VadeNetwork(stamped.NETWORK, 1, 16).eval()
     images = stamped.galaxies(200)
     with fixed_arithmetic(1):
         alone = embed_images(network, images[first : first + 1], 255.0, 32)

@@ -1,36 +1,48 @@
-"""The schedule of a training, whole and shortened."""
+"""The schedule of a training, whole and shortened, and the learning rate of every step."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from galpipe import spec
-from galpipe.models.schedule import epochs, shortened
-from galpipe.models.spec import Training
+from galpipe.models.engine.rates import falls, rate_at
+from galpipe.models.engine.spec import Constant, Cosine, Exponential, OneCycle, Plateau
+from galpipe.models.spec import Training, VaDE
+from galpipe.models.training import shortened
+from galpipe.models.vade import schedule
+from galpipe.models.vade.schedule import epochs
+from galpipe.models.vade.spec import Annealing
 
-PAPER = Training(warm_up=100, cycles=5, annealing=25, static=25, decay_every=3)
+PAPER = VaDE(schedule=Annealing(warm_up=100, cycles=5, annealing=25, static=25))
+TRAINING = Training(batch=190, pruned=12, rate=Exponential(final=1e-6, every=3))
 
 
 def test_shortened_paper_schedule() -> None:
-    short = shortened(dataclasses.replace(PAPER, batch=190, pruned=12), 500)
-    phases = [epoch.phase for epoch in epochs(short)]
+    model, training = shortened(PAPER, TRAINING, 500)
+    phases = [epoch.phase for epoch in epochs(model.schedule)]
     assert phases == ["warm-up"] * 3 + ["annealing", "static"] * 4
-    assert short.batch == 20
-    rates = [epoch.learning_rate for epoch in epochs(short)]
-    assert rates[0] == PAPER.learning_rate
+    assert training.batch == 20
+    rates = [rate_at(training, 25 * epoch, 25, len(phases)) for epoch in range(len(phases))]
+    assert rates[0] == TRAINING.learning_rate
     assert rates == sorted(rates, reverse=True)
+    assert len(set(rates)) == len(rates)
 
 
 def test_schedule_is_whole_without_a_bound() -> None:
-    assert shortened(PAPER, 500) == PAPER
-    assert shortened(dataclasses.replace(PAPER, pruned=350), 500).warm_up == 100
+    free = dataclasses.replace(TRAINING, pruned=None)
+    assert shortened(PAPER, free, 500) == (PAPER, free)
+    loose = dataclasses.replace(TRAINING, pruned=350)
+    assert shortened(PAPER, loose, 500) == (PAPER, loose)
 
 
 def test_bound_is_no_part_of_the_identity() -> None:
-    assert spec.identity(dataclasses.replace(PAPER, pruned=12)) == spec.identity(PAPER)
+    other = dataclasses.replace(TRAINING, pruned=3, save_every=0.0)
+    assert spec.identity(other) == spec.identity(TRAINING)
 
 
 @given(
@@ -43,10 +55,30 @@ def test_bound_is_no_part_of_the_identity() -> None:
 def test_shortened_keeps_every_phase(
     warm_up: int, cycles: int, annealing: int, static: int, pruned: int
 ) -> None:
-    whole = Training(
-        warm_up=warm_up, cycles=cycles, annealing=annealing, static=static, pruned=pruned
-    )
-    before, after = epochs(whole), epochs(shortened(whole, 100))
+    whole = Annealing(warm_up=warm_up, cycles=cycles, annealing=annealing, static=static)
+    before, after = epochs(whole), epochs(schedule.shortened(whole, pruned))
     assert len(after) <= max(len(before), 0)
     assert {e.phase for e in after} == {e.phase for e in before}
     assert len(after) <= max(pruned, len({e.phase for e in before}))
+
+
+@pytest.mark.parametrize(
+    "rate", [Cosine(rise=0.2), OneCycle(), Exponential(final=1e-5), Constant()]
+)
+def test_rates_rise_and_fall_as_told(rate: Any) -> None:
+    training = Training(learning_rate=0.01, rate=rate)
+    rates = [rate_at(training, step, 10, 10) for step in range(100)]
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.01, rel=1e-2) and min(rates) >= 0
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    if not isinstance(rate, Constant):
+        assert rates[-1] < 0.01 * 0.01
+    if isinstance(rate, OneCycle):
+        assert rates[0] == pytest.approx(0.04 * 0.01) and 28 <= top <= 31
+
+
+def test_a_plateau_lowers_the_rate() -> None:
+    assert falls([3.0, 2.0, 2.5, 2.4, 2.1, 2.2, 2.3, 1.0], patience=3) == 1
+    training = Training(learning_rate=0.01, rate=Plateau(factor=0.5, patience=2))
+    assert rate_at(training, 0, 1, 9, [1.0, 2.0, 2.0, 2.0, 2.0]) == pytest.approx(0.0025)

@@ -21,14 +21,15 @@ components = 3
 encoder = [{ channels = 4 }, { channels = 8 }]
 decoder = [{ channels = 8 }, { channels = 4 }]
 
-[training]
-threads = 1
+initialisation_restarts = 1
+[model.schedule]
 warm_up = 3
 cycles = 1
 annealing = 2
 static = 2
+[training]
+threads = 1
 batch = 32
-initialisation_restarts = 1
 """
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from galpipe import spec
 from galpipe.errors import InputError
-from galpipe.models.checkpoints import CHECKPOINT, WEIGHTS, load_model
+from galpipe.models.checkpoints import WEIGHTS, load_model
+from galpipe.models.engine.state import CHECKPOINT
 from galpipe.models.spec import Training, VaDE
 from galpipe.models.training import train
 from galpipe.stages import Context, Silent
@@ -23,6 +24,13 @@ from tests import stamped
 
 def changed(value: Any, **fields: Any) -> Any:
     return spec.load(type(value), {**spec.dump(value), **fields})
+
+
+def scheduled(**fields: Any) -> VaDE:
+    """The small network with another schedule."""
+    schedule = {**spec.dump(stamped.NETWORK.schedule), **fields}
+    made: VaDE = changed(stamped.NETWORK, schedule=schedule)
+    return made
 
 
 class Killed(BaseException):
@@ -63,7 +71,7 @@ def weights(workspace: Workspace, ref: Ref) -> bytes:
 @pytest.fixture(scope="module")
 def undisturbed(ready: tuple[Workspace, Ref, Ref]) -> Ref:
     workspace, stamps, catalogue = ready
-    return train(Context(workspace), stamped.NETWORK, stamped.SCHEDULE, stamps, catalogue)
+    return train(Context(workspace), stamped.NETWORK, stamped.TRAINING, stamps, catalogue)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
@@ -72,7 +80,7 @@ def test_resumed_equals_uninterrupted(
 ) -> None:
     """Killed after any epoch, in the warm-up, before and after the mixture is initialised."""
     workspace, stamps, catalogue = fresh(tmp_path)
-    arguments = (stamped.NETWORK, stamped.SCHEDULE, stamps, catalogue)
+    arguments = (stamped.NETWORK, stamped.TRAINING, stamps, catalogue)
     with pytest.raises(Killed):
         train(Context(workspace, progress=KillAt(after)), *arguments)
     (waiting,) = (workspace.root / "store" / "model").iterdir()
@@ -97,7 +105,7 @@ def test_a_damaged_checkpoint_begins_anew(
 ) -> None:
     workspace, stamps, catalogue = fresh(tmp_path)
     (workspace.begin(undisturbed) / CHECKPOINT).write_bytes(b"not safetensors")
-    ref = train(Context(workspace), stamped.NETWORK, stamped.SCHEDULE, stamps, catalogue)
+    ref = train(Context(workspace), stamped.NETWORK, stamped.TRAINING, stamps, catalogue)
     assert weights(workspace, ref) == weights(ready[0], undisturbed)
 
 
@@ -105,7 +113,7 @@ def test_a_second_call_returns_at_once(ready: tuple[Workspace, Ref, Ref], undist
     workspace, stamps, catalogue = ready
     progress = KillAt(1)
     again = train(
-        Context(workspace, progress=progress), stamped.NETWORK, stamped.SCHEDULE, stamps, catalogue
+        Context(workspace, progress=progress), stamped.NETWORK, stamped.TRAINING, stamps, catalogue
     )
     assert (again, progress.left) == (undisturbed, 1)
 
@@ -114,12 +122,13 @@ def test_other_galaxies_or_settings_are_another_model(
     ready: tuple[Workspace, Ref, Ref], undisturbed: Ref
 ) -> None:
     workspace, stamps, catalogue = ready
-    short = changed(stamped.SCHEDULE, warm_up=0, cycles=1, annealing=0, static=1)
+    short = scheduled(warm_up=0, cycles=1, annealing=0, static=1)
+    other = changed(stamped.TRAINING, seed=1)
     refs = {undisturbed}
-    refs.add(train(Context(workspace), stamped.NETWORK, short, stamps, catalogue))
-    refs.add(train(Context(workspace), stamped.NETWORK, changed(short, seed=1), stamps, catalogue))
+    refs.add(train(Context(workspace), short, stamped.TRAINING, stamps, catalogue))
+    refs.add(train(Context(workspace), short, other, stamps, catalogue))
     fewer = stamped.commit(workspace, [stamped.galaxies(150)], name="b")
-    refs.add(train(Context(workspace), stamped.NETWORK, short, *fewer))
+    refs.add(train(Context(workspace), short, stamped.TRAINING, *fewer))
     assert len(refs) == 4
     assert len({weights(workspace, ref) for ref in refs}) == 4
 
@@ -137,7 +146,7 @@ def test_only_usable_stamps_of_the_training_split_are_learnt_from(tmp_path: Path
     for number, pixels in enumerate((images, spoilt)):
         workspace = Workspace.open(tmp_path / str(number))
         stamps, catalogue = stamped.commit(workspace, [pixels], statuses=[status])
-        ref = train(Context(workspace), stamped.NETWORK, stamped.SCHEDULE, stamps, catalogue)
+        ref = train(Context(workspace), stamped.NETWORK, stamped.TRAINING, stamps, catalogue)
         made.append(weights(workspace, ref))
     assert made[0] == made[1]
 
@@ -149,8 +158,8 @@ def test_planted_kinds_become_components(ready: tuple[Workspace, Ref, Ref], tmp_
     workspace, stamps, catalogue = ready
     ref = train(
         Context(workspace),
-        stamped.NETWORK,
-        changed(stamped.SCHEDULE, warm_up=8, cycles=2),
+        scheduled(warm_up=8, cycles=2),
+        stamped.TRAINING,
         stamps,
         catalogue,
     )
@@ -168,15 +177,14 @@ def test_planted_kinds_become_components(ready: tuple[Workspace, Ref, Ref], tmp_
 
 def test_more_components_than_kinds_are_alarmed(ready: tuple[Workspace, Ref, Ref]) -> None:
     workspace, stamps, catalogue = ready
-    many = changed(stamped.NETWORK, components=12)
-    schedule = changed(stamped.SCHEDULE, overlap_alarm=0.3, occupancy_alarm=0.9)
+    many = changed(stamped.NETWORK, components=12, overlap_alarm=0.3, occupancy_alarm=0.9)
     tags: dict[str, str] = {}
     figures: dict[str, float] = {}
     steps: list[int] = []
     datasets: dict[str, int] = {}
 
     class Run:
-        run_id = None
+        run_id: str | None = None
 
         def params(self, values: Mapping[str, Any]) -> None:
             assert values["model.components"] == 12
@@ -203,7 +211,7 @@ def test_more_components_than_kinds_are_alarmed(ready: tuple[Workspace, Ref, Ref
             assert kind == "training"
             yield Run()
 
-    ref = train(Context(workspace, tracker=Kept()), many, schedule, stamps, catalogue)
+    ref = train(Context(workspace, tracker=Kept()), many, stamped.TRAINING, stamps, catalogue)
     manifest = workspace.manifest(ref)
     assert manifest is not None
     assert manifest["alarms"]
@@ -229,7 +237,7 @@ def test_too_few_galaxies_are_refused(tmp_path: Path) -> None:
 
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     workspace, stamps, catalogue = fresh(tmp_path, 100)
-    wild = changed(stamped.SCHEDULE, learning_rate=1e12, final_learning_rate=1e12)
+    wild = changed(stamped.TRAINING, learning_rate=1e12, rate={"kind": "constant"})
     with pytest.raises(InputError, match="not finite in epoch"):
         train(Context(workspace), stamped.NETWORK, wild, stamps, catalogue)
 
@@ -245,8 +253,10 @@ def test_the_paper_layers_train_too(tmp_path: Path) -> None:
         output="relu",
         channels_last=False,
         view="unmasked",
+        reconstruction=1.0,
     )
-    training = changed(stamped.SCHEDULE, clip=1.0, l2=0.01, reconstruction=1.0, decay_every=3)
+    rate = {"kind": "exponential", "final": 1e-4, "every": 3}
+    training = changed(stamped.TRAINING, clip=1.0, l2=0.01, rate=rate)
     ref = train(Context(workspace), model, training, stamps, catalogue)
     history = json.loads((workspace.place(ref) / "history.json").read_text())
     assert [record["phase"] for record in history] == ["warm-up"] * 2 + ["annealing"] + [

@@ -21,23 +21,29 @@ def view_of(workspace: Workspace, model: Ref) -> str:
     return "image_unmasked" if facts["model"]["view"] == "unmasked" else "image"
 
 
+def can(workspace: Workspace, model: Ref, ability: str) -> bool:
+    """Whether a model can "redraw" stamps, "generate" new ones or tells its own "mixture"."""
+    facts = json.loads((workspace.place(model) / "model.json").read_text())
+    return ability in facts["abilities"]
+
+
 def redrawn(workspace: Workspace, model: Ref, images: Images) -> Images:
     """The model's drawings of stamps (object, band, y, x) in 0..1, in the same shape."""
     import torch
 
     from galpipe.models.checkpoints import load_model
-    from galpipe.models.engine import fixed_arithmetic, reconstruct
+    from galpipe.models.engine.arithmetic import fixed_arithmetic
 
     network = load_model(workspace.place(model))
-    with fixed_arithmetic(1):
-        drawn: Images = reconstruct(network, torch.from_numpy(images)).numpy()
+    with torch.no_grad(), fixed_arithmetic(1):
+        drawn: Images = network.redraw(torch.from_numpy(images)).numpy()
     return drawn
 
 
 def own_overlap(workspace: Workspace, model: Ref) -> NDArray[np.float64]:
     """Bhattacharyya overlap of the model's mixture components: (component, component)."""
     from galpipe.models.checkpoints import load_model
-    from galpipe.models.components import bhattacharyya
+    from galpipe.models.vade.components import bhattacharyya
 
     mixture = load_model(workspace.place(model)).mixture
     means = mixture.means_CJ.double().numpy()
@@ -56,11 +62,14 @@ def generated(
     import torch
 
     from galpipe.models.checkpoints import load_model
-    from galpipe.models.engine import fixed_arithmetic, generate
+    from galpipe.models.engine.arithmetic import fixed_arithmetic, seed_all
 
     network = load_model(workspace.place(model))
     with torch.no_grad(), fixed_arithmetic(1):
         weights = network.mixture.weights().double().numpy()
         means: Images = network.decode(network.mixture.means_CJ).numpy()
-        drawn = [generate(network, count, seed, k).numpy() for k in range(len(weights))]
+        drawn = []
+        for component in range(len(weights)):
+            seed_all(seed, component)
+            drawn.append(network.generate(count, component).numpy())
     return weights, means, np.stack(drawn)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from galpipe.models.checkpoints import load_model, load_spec
-from galpipe.models.engine import as_brightness, fixed_arithmetic
+from galpipe.models.checkpoints import description, load_model
+from galpipe.models.engine.arithmetic import as_brightness, device_of, fixed_arithmetic
+from galpipe.models.network import Network
 from galpipe.models.spec import VIEWS, Embedding
-from galpipe.models.vade import Network
+from galpipe.models.targets import Wanted, read_targets
 from galpipe.stages import Context
 from galpipe.stamps.batches import Selection, Stamps
 from galpipe.stamps.gather import part_path, read_index
@@ -24,16 +27,20 @@ from galpipe.stamps.parts import ArrayLayout, Part, PartLayout, create
 from galpipe.status import Status
 from galpipe.workspace import Ref, address, write_bytes
 
-VERSION = 1
+VERSION = 2
 
 
-def embed(context: Context, settings: Embedding, model: Ref, stamps: Ref) -> Ref:
+def embed(
+    context: Context, settings: Embedding, model: Ref, stamps: Ref, catalogue: Ref | None = None
+) -> Ref:
     """Embed every stamp; the Ref holds an index, its parts the vectors.
 
     One embedding part per stamp part, addressed by (model, Embedding, stamp part): a catalogue that
-    grows makes only new ones.  Arrays: `vector` (latent), the posterior mean; `responsibility`
-    (component), the model's own p(c|z) at that mean; `reconstruction_error`, the mean squared
-    difference of stamp and drawing in units of 0..1.  Rows without a usable stamp are NaN.
+    grows makes only new ones.  The arrays are those the network gives (`Network.outputs`): `vector`
+    (latent) of all; of VaDE `responsibility` (component), its own p(c|z) at the posterior mean; of
+    all that draw `reconstruction_error`, the mean squared difference of stamp and drawing in units
+    of 0..1.  Rows without a usable stamp are NaN.  A network that is conditioned on columns takes
+    them from the `catalogue`.  Raises InputError where it lacks one.
     """
     workspace = context.workspace
     parents = {"model": model, "stamps": stamps}
@@ -42,12 +49,14 @@ def embed(context: Context, settings: Embedding, model: Ref, stamps: Ref) -> Ref
         return ref
     manifest = workspace.manifest(stamps)
     assert manifest is not None
+    device_of(settings.device, "embed")
+    given = _conditions(context, model, stamps, catalogue)
     parts = []
     progress = context.progress
     total = sum(part["objects"] for part in manifest["parts"])
     progress.start("embed", total, "object")
     for entry in manifest["parts"]:
-        part = _embed_part(context, settings, model, entry["part"])
+        part = _embed_part(context, settings, model, entry["part"], given)
         parts.append({"part": part.digest, "stamps": entry["part"], "objects": entry["objects"]})
     progress.finish()
     place = workspace.begin(ref)
@@ -76,26 +85,60 @@ class _Shard:
     target: Path
     shard: int
     usable: NDArray[np.int64]  # rows of the part with a stamp, ascending, within this shard
+    conditions: NDArray[np.float32] | None  # of the usable rows, (row, condition)
     settings: Embedding
 
 
-def _embed_part(context: Context, settings: Embedding, model: Ref, digest: str) -> Ref:
+def _conditions(
+    context: Context, model: Ref, stamps: Ref, catalogue: Ref | None
+) -> dict[str, NDArray[np.float32]] | None:
+    """What the network is conditioned on, by stamp part, (row of the part, condition).
+
+    NaN where the catalogue has no value.  None where the network takes no conditions.
+    """
+    workspace = context.workspace
+    facts = description(workspace.place(model)).get("facts", {}).get("condition")
+    if facts is None:
+        return None
+    assert catalogue is not None, "a network with conditions is given the catalogue they are in"
+    wanted = Wanted("condition", tuple(facts["columns"]), "numbers")
+    values = read_targets(workspace, stamps, catalogue, [wanted]).values["condition"]
+    index = read_index(workspace, stamps)
+    parts, rows = np.asarray(index["part"].to_pylist(), object), index["row"].to_numpy()
+    given = {}
+    for digest in {str(part) for part in parts if part is not None}:
+        mine = np.flatnonzero(parts == digest)
+        found = np.full(
+            (len(Part(part_path(workspace, "stamps", digest))), values.shape[1]), np.nan
+        )
+        found[rows[mine]] = values[mine]
+        given[digest] = found.astype(np.float32)
+    return given
+
+
+def _embed_part(
+    context: Context,
+    settings: Embedding,
+    model: Ref,
+    digest: str,
+    given: dict[str, NDArray[np.float32]] | None,
+) -> Ref:
     workspace = context.workspace
     parents = {"model": model.digest, "stamps": digest}
+    if given is not None:
+        parents["conditions"] = hashlib.sha256(given[digest].tobytes()).hexdigest()[:32]
     ref = address("embedding-part", VERSION, settings, parents)
     source = Part(part_path(workspace, "stamps", digest))
     if workspace.manifest(ref) is not None:
         context.progress.advance(len(source))
         return ref
-    network = load_spec(workspace.place(model))
+    outputs = _network(workspace.place(model)).outputs()
     layout = PartLayout(
         objects=len(source),
         shard=settings.shard,
         chunk=settings.shard,  # vectors are small, and read whole
-        arrays=(
-            ArrayLayout("vector", "float32", (network.latent,), ("latent",), np.nan),
-            ArrayLayout("responsibility", "float32", (network.components,), ("component",), np.nan),
-            ArrayLayout("reconstruction_error", "float32", fill=np.nan),
+        arrays=tuple(
+            ArrayLayout(out.name, "float32", out.shape, out.dims, np.nan) for out in outputs
         ),
     )
     place = workspace.begin(ref, clean=False)
@@ -109,7 +152,10 @@ def _embed_part(context: Context, settings: Embedding, model: Ref, digest: str) 
     for shard in missing:
         span = target.rows(shard)
         wanted = usable[np.searchsorted(usable, span.start) : np.searchsorted(usable, span.stop)]
-        work.append(_Shard(workspace.place(model), source.path, place, shard, wanted, settings))
+        own = None if given is None else given[digest][wanted]
+        work.append(
+            _Shard(workspace.place(model), source.path, place, shard, wanted, own, settings)
+        )
     for count in context.network_map(_embed_shard, work):
         context.progress.advance(count)
     return workspace.commit(ref, settings, parents, objects=len(source), content=target.content())
@@ -126,19 +172,20 @@ def _embed_shard(work: _Shard) -> int:
     rows = target.rows(work.shard)
     length = int(rows.stop - rows.start)
     with fixed_arithmetic(work.settings.threads):
-        network = _network(work.model)
+        network = _network(work.model).to(device_of(work.settings.device, "embed"))
         wanted = work.usable - rows.start
         selection = Selection(work.stamps, work.usable)
         stamps = Stamps([selection], VIEWS[network.spec.view], buffer=1)
         arrays = {
-            "vector": np.full((length, network.spec.latent), np.nan, np.float32),
-            "responsibility": np.full((length, network.spec.components), np.nan, np.float32),
-            "reconstruction_error": np.full(length, np.nan, np.float32),
+            out.name: np.full((length, *out.shape), np.nan, np.float32) for out in network.outputs()
         }
         if len(wanted):
             # Read in this thread: it takes a hundredth of the arithmetic, which has all cores.
             for images, places in stamps.ordered(work.settings.micro_batch):
-                answer = embed_images(network, images, stamps.unit_scale, work.settings.micro_batch)
+                own = None if work.conditions is None else work.conditions[places]
+                answer = embed_images(
+                    network, images, stamps.unit_scale, work.settings.micro_batch, own
+                )
                 for name, values in answer.items():
                     arrays[name][wanted[places]] = values
     facts = {"embedded": len(wanted), "rows": length}
@@ -159,7 +206,7 @@ def _network(folder: Path) -> Network:
     Its activations overwrite their inputs, which no gradient needs here: the same bits, and less
     memory to walk through.
     """
-    network = load_model(folder)
+    network: Network = load_model(folder)
     for layer in network.modules():
         if isinstance(layer, nn.LeakyReLU):
             layer.inplace = True
@@ -168,24 +215,29 @@ def _network(folder: Path) -> Network:
 
 @torch.inference_mode()
 def embed_images(
-    network: Network, images: NDArray[np.generic], unit_scale: float, micro_batch: int
+    network: Network,
+    images: NDArray[np.generic],
+    unit_scale: float,
+    micro_batch: int,
+    conditions: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Embed up to `micro_batch` stored stamps, (N, band, y, x), padded with zeros to that number.
 
     The padding keeps the arithmetic of each row the same, whatever its neighbours and however many
-    they are.
+    they are.  `conditions` are (N, condition), NaN where unknown.
     """
     count = len(images)
-    if count < micro_batch:
-        padding = np.zeros((micro_batch - count, *images.shape[1:]), images.dtype)
-        images = np.concatenate([images, padding])
-    x = as_brightness(torch.from_numpy(images), unit_scale)
-    mean = network.encode(x).mean
-    difference = network.decode(mean).sub_(x).flatten(1)
-    error = torch.linalg.vector_norm(difference, dim=1) ** 2 / difference.shape[1]
-    answer = {
-        "vector": mean,
-        "responsibility": network.mixture.responsibilities(mean),
-        "reconstruction_error": error,
-    }
-    return {name: value[:count].numpy() for name, value in answer.items()}
+    given = None if conditions is None else _padded(conditions, micro_batch)
+    stored = torch.from_numpy(_padded(images, micro_batch))
+    device = next(network.parameters()).device
+    x = as_brightness(stored.to(device), unit_scale)
+    answer: dict[str, Tensor] = network.embed(
+        x, None if given is None else torch.from_numpy(given).to(device)
+    )
+    return {name: value[:count].cpu().numpy() for name, value in answer.items()}
+
+
+def _padded(values: NDArray[Any], rows: int) -> NDArray[Any]:
+    if len(values) == rows:
+        return values
+    return np.concatenate([values, np.zeros((rows - len(values), *values.shape[1:]), values.dtype)])

@@ -1,4 +1,4 @@
-"""The networks and how they are trained."""
+"""The networks a survey can have; each kind's settings lie beside the kind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from galpipe.spec import run_time, spec
+from galpipe.models.engine.spec import Training
+from galpipe.models.vade.spec import Stack, VaDE
+from galpipe.spec import spec
+
+__all__ = ["VIEWS", "Embedding", "Model", "NoModel", "Stack", "Training", "VaDE"]
 
 
 @spec
@@ -16,105 +20,9 @@ class NoModel:
     kind: Literal["none"] = "none"
 
 
-@spec
-class Stack:
-    """Convolutions at one image scale; between two stacks the image is halved or doubled."""
-
-    channels: int = Field(ge=1)  # of every convolution of the stack
-    kernel: int = Field(default=3, ge=1, le=15)  # pixels on a side, odd
-    layers: int = Field(default=1, ge=1)  # convolutions of the stack
-
-
-@spec
-class VaDE:
-    """Variational deep embedding (Jiang et al. 2017; AstroVaDEr, Spindler et al. 2021).
-
-    The defaults are a small strided network for 64 x 64 surveys on a CPU; AstroVaDEr's own is
-    `deploy/surveys/astrovader-paper.toml`.
-    """
-
-    kind: Literal["vade"] = "vade"
-    view: Literal["masked", "unmasked"] = "masked"  # stamps with neighbours filled, or as observed
-    latent: int = Field(default=20, ge=1)  # dimensions of the embedding
-    components: int = Field(default=12, ge=1)  # diagonal Gaussians of the prior
-    encoder: tuple[Stack, ...] = (
-        Stack(channels=16, kernel=5),
-        Stack(channels=32),
-        Stack(channels=32),
-    )
-    decoder: tuple[Stack, ...] = (
-        Stack(channels=32),
-        Stack(channels=32),
-        Stack(channels=16),
-    )
-    # pooled: convolutions, then 2 x 2 maximum; bilinear doubling (AstroVaDEr).
-    # strided: the first convolution of a stack has stride 2; doubling by sub-pixel convolution.
-    sampling: Literal["pooled", "strided"] = "strided"
-    # A linear path beside the convolutions, started at the training split's principal components:
-    # the axes a diagonal mixture needs, and a faithful reconstruction from the first epoch on.
-    linear: bool = True
-    slope: float = Field(default=0.1, ge=0, lt=1)  # of the leaky rectifier below zero
-    output: Literal["linear", "relu", "sigmoid"] = "linear"  # of the decoder's last layer
-    variance_floor: float = Field(
-        default=1e-4, gt=0
-    )  # of prior and posterior, in latent units squared
-    # How q(c|x) is taken in the loss: at a sampled z (Jiang et al. 2017), or from the expected
-    # log p(c, z) under q(z|x), which is the exact optimum (Falck et al. 2021, MFCVAE).
-    categorical: Literal["expected", "sampled"] = "expected"
-    channels_last: bool = True  # memory order of images; changes last bits and speed, not meaning
-
-
 VIEWS = {"masked": "image", "unmasked": "image_unmasked"}  # their arrays in a stamp part
 
 Model = Annotated[NoModel | VaDE, Field(discriminator="kind")]
-
-
-@spec
-class Training:
-    """How a network is fitted: warm-up, initialisation of the mixture, annealing cycles."""
-
-    seed: int = Field(default=0, ge=0)  # of weights, order and noise
-    threads: int = Field(default=2, ge=1)  # of the arithmetic; changes the last bits of the weights
-    batch: int = Field(default=128, ge=1)  # images per step; the epoch's last batch may be smaller
-    buffer: int = Field(default=16, ge=1)  # inner chunks shuffled together, which bounds the memory
-
-    warm_up: int = Field(default=6, ge=0)  # epochs against a standard normal prior
-    cycles: int = Field(default=1, ge=0)  # of annealing and static epochs against the mixture
-    annealing: int = Field(default=4, ge=0)  # epochs per cycle while the prior's weight rises
-    static: int = Field(default=6, ge=0)  # epochs per cycle at `static_weight`
-    pruned: int | None = run_time(
-        None, ge=1
-    )  # about so many epochs with --prune, in the same proportions; None: all
-
-    reconstruction: float = Field(default=200.0, gt=0)  # x the squared differences of an image
-    warm_up_weight: float = Field(default=1.0, ge=0)  # gamma: of KL(q || N(0, I)) in the warm-up
-    mixture_weight: float = Field(default=0.3, ge=0)  # of the mixture term, times what follows
-    static_weight: float = Field(
-        default=1.0, ge=0
-    )  # in static epochs; annealing goes gamma -> gamma + 1
-    annealing_power: float = Field(
-        default=3.0, gt=0
-    )  # a^3 + gamma, with a from 0 to 1 over the cycle
-
-    learning_rate: float = Field(default=1e-3, gt=0)  # Adam, at the first epoch
-    final_learning_rate: float = Field(default=1e-4, gt=0)  # exponential decay over all epochs
-    decay_every: int = Field(default=1, ge=1)  # epochs between two steps of the decay
-    clip: float | None = Field(
-        default=None, gt=0
-    )  # |gradient| per element, after the warm-up; None: free
-    l2: float = Field(default=0.0, ge=0)  # x the sum of squared weights and biases of the network
-
-    flips: bool = True  # each image mirrored in x and y at random
-    noise: float = Field(default=0.0, ge=0)  # standard deviation of input noise, images in 0..1
-
-    initialisation_images: int | None = Field(
-        default=20000, ge=1
-    )  # None: all of the training split
-    initialisation_restarts: int = Field(default=4, ge=1)  # mixture fits; the likeliest is taken
-    overlap_alarm: float = Field(default=0.9, gt=0, le=1)  # Bhattacharyya coefficient of duplicates
-    occupancy_alarm: float = Field(
-        default=0.1, ge=0, lt=1
-    )  # of 1 / components: below, a component is dead
 
 
 @spec
@@ -124,3 +32,4 @@ class Embedding:
     micro_batch: int = Field(default=256, ge=1)  # fixed, the last one padded
     shard: int = Field(default=8192, ge=1)  # objects per unit of work, lost at most when killed
     threads: int = Field(default=2, ge=1)  # of the arithmetic
+    device: Literal["cpu", "cuda"] = "cpu"  # where the arithmetic is done

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,14 +18,29 @@ from galpipe.workspace import Ref, Workspace
 
 SPLITS = ("train", "validation", "test")
 
+Rows = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Splits:
     """Rows with a usable stamp, by split; parts in the order of their digests."""
 
-    selections: dict[str, list[Selection]]
+    selections: Mapping[str, list[Selection]]
+    rows: Mapping[str, Rows]  # catalogue rows of the selections, one after the other
     digests: dict[str, str]  # of the parts and rows of each split
     objects: dict[str, int]
+
+    @classmethod
+    def of(cls, selections: Mapping[str, list[Selection]], rows: Mapping[str, Rows]) -> Splits:
+        """Splits with their digests and counts."""
+        sums: dict[str, str] = {}
+        for name, own in selections.items():
+            digest = hashlib.sha256()
+            for selection in own:
+                digest.update(selection.part.name.encode() + selection.rows.astype("<i8").tobytes())
+            sums[name] = digest.hexdigest()[:32]
+        counts = {name: sum(len(s.rows) for s in own) for name, own in selections.items()}
+        return cls(selections, rows, sums, counts)
 
 
 def read_splits(workspace: Workspace, stamps: Ref, catalogue: Ref) -> Splits:
@@ -40,29 +56,31 @@ def read_splits(workspace: Workspace, stamps: Ref, catalogue: Ref) -> Splits:
     rows = index["row"].to_numpy().astype(np.int64)
     split = np.asarray(table["split"].to_pylist(), object)
     digests = sorted({str(part) for part in parts[usable] if part is not None})
-    selections: dict[str, list[Selection]] = {name: [] for name in SPLITS}
-    sums: dict[str, str] = {}
+    selections: dict[str, list[Selection]] = {}
+    places: dict[str, Rows] = {}
     for name in SPLITS:
-        digest = hashlib.sha256()
+        selections[name], own = [], [np.empty(0, np.int64)]
         for part in digests:
-            own = np.sort(rows[usable & (split == name) & (parts == part)])
-            selections[name].append(Selection(part_path(workspace, "stamps", part), own))
-            digest.update(part.encode() + own.astype("<i8").tobytes())
-        sums[name] = digest.hexdigest()[:32]
-    counts = {name: sum(len(s.rows) for s in selections[name]) for name in SPLITS}
-    return Splits(selections, sums, counts)
+            mine = np.flatnonzero(usable & (split == name) & (parts == part))
+            mine = mine[np.argsort(rows[mine], kind="stable")]
+            selections[name].append(Selection(part_path(workspace, "stamps", part), rows[mine]))
+            own.append(mine)
+        places[name] = np.concatenate(own)
+    return Splits.of(selections, places)
 
 
-def sampled(selections: Iterable[Selection], count: int, seed: int) -> list[Selection]:
-    """At most `count` of the selected rows, drawn without replacement."""
+def sampled(
+    selections: Sequence[Selection], count: int, seed: int
+) -> tuple[list[Selection], NDArray[Any]]:
+    """At most `count` of the selected rows, drawn without replacement, and which they are."""
     chosen = list(selections)
     total = sum(len(selection.rows) for selection in chosen)
-    if total <= count:
-        return chosen
     kept: NDArray[np.bool_] = np.zeros(total, bool)
     kept[np.random.default_rng(seed).permutation(total)[:count]] = True
+    if total <= count:
+        kept[:] = True
     ends = np.cumsum([len(selection.rows) for selection in chosen])[:-1]
     return [
         Selection(selection.part, selection.rows[keep])
         for selection, keep in zip(chosen, np.split(kept, ends), strict=True)
-    ]
+    ], kept

@@ -1,198 +1,166 @@
-"""The training stage: a model fitted on the training split, epoch by epoch, resumable exactly."""
+"""The training stage: a model fitted on the training split, resumable exactly at any step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from galpipe import spec
 from galpipe.errors import InputError
-from galpipe.models import checkpoints, components, engine, initialisation
-from galpipe.models.checkpoints import State
-from galpipe.models.engine import Images, fixed_arithmetic
-from galpipe.models.schedule import Epoch, epochs
-from galpipe.models.spec import VIEWS, Training, VaDE
-from galpipe.models.splits import Splits, read_splits, sampled
-from galpipe.models.vade import Network
+from galpipe.models import checkpoints, kinds
+from galpipe.models.engine.arithmetic import device_of, fixed_arithmetic
+from galpipe.models.engine.loop import Fitting, Record
+from galpipe.models.engine.spec import Training
+from galpipe.models.engine.state import CHECKPOINT
+from galpipe.models.learner import Epoch
+from galpipe.models.material import Material, only
+from galpipe.models.spec import VIEWS, VaDE
+from galpipe.models.splits import Splits, read_splits
+from galpipe.models.targets import Targets, read_targets
 from galpipe.stages import Context, TrackedRun
-from galpipe.stamps.batches import Selection, Stamps, prefetched
 from galpipe.workspace import Ref, address, write_json
 
-VERSION = 1
-JUDGED_AT_ONCE = 256  # images per pass without gradients
-PRINCIPAL_IMAGES = 4096  # of the training split, for the principal components
+VERSION = 2
+STEPS = 25  # of a shortened training, per epoch
+SMALLEST_BATCH = 8
 
 
-def train(context: Context, model: VaDE, training: Training, stamps: Ref, catalogue: Ref) -> Ref:
-    """Fit VaDE on the training split of the stamps; the Ref holds weights, history and figures.
+def train(context: Context, model: Any, training: Training, stamps: Ref, catalogue: Ref) -> Ref:
+    """Fit a network on the training split of the stamps; the Ref holds weights, history, figures.
 
-    Addressed by what it learns from (stamp parts and the rows of each split), so that the same
-    stamps reuse it.  After every epoch the whole state is written: a run that is killed redoes at
-    most one epoch and ends with the same bytes.  Raises InputError where the training split is
-    too small, the network does not fit the stamps or the loss is not finite.
+    Addressed by what it learns from (stamp parts, the rows of each split, the values of what is
+    learnt of them), so that the same stamps reuse it.  Its whole state is kept on the way: a run
+    that is killed ends with the same bytes.  Raises InputError where the training split is too
+    small, the network does not fit the stamps or the loss is not finite.
     """
     workspace = context.workspace
-    splits = read_splits(workspace, stamps, catalogue)
+    splits, targets = learnt_from(context, model, stamps, catalogue)
     settings = {"model": spec.identity(model), "training": spec.identity(training)}
-    ref = address("model", VERSION, settings, splits.digests)
+    parents = splits.digests | {
+        f"{name} targets": targets.digest(rows) for name, rows in splits.rows.items()
+    }
+    ref = address("model", VERSION, settings, parents)
     if workspace.manifest(ref) is not None:
         return ref
-    if splits.objects["train"] < max(model.components, 2):
+    if not splits.objects["train"]:
         raise InputError(
-            f"training: {splits.objects['train']} usable stamps in the training split are too few "
-            f"for {model.components} components; give a larger sample or fewer components."
+            "training: no object of the training split has a usable stamp and all that is to be "
+            "learnt of it; give a larger sample, or mend the columns of [model]."
         )
+    device = device_of(training.device, "training")
     place = workspace.begin(ref, clean=False)
     with fixed_arithmetic(training.threads):
-        work = _Work(context, place, model, training, splits)
+        material = Material(splits, targets.values, VIEWS[model.view], training, device)
+        torch.manual_seed(training.seed)
+        network = kinds.network_of(
+            model, material.bands, material.size, facts_of(model, splits, targets)
+        )
+        learner = kinds.learner_of(network.to(device).eval(), training)
+        fitting = Fitting(learner, material, training, place, context.progress.say)
         with context.tracker.run("training", f"{model.kind} {ref.digest[:8]}", ref.digest) as run:
-            figures, alarms = work.run(run)
-            checkpoints.save_model(place, work.network)
-            write_json(place / "history.json", work.state.history)
-            run.metrics({f"test_{k}": v for k, v in figures.items()}, step=work.state.epochs)
+            _describe(run, fitting, splits)
+            _fit(context, run, fitting)
+            figures, alarms = learner.finish(material)
+            checkpoints.save_model(place, network)
+            write_json(place / "history.json", fitting.state.history)
+            run.metrics({f"test_{k}": v for k, v in figures.items()}, step=fitting.state.epochs)
             run.tags({"alarms": "; ".join(alarms) or "none"})
             run.file(place / "history.json")
             run.model(place, model.kind, "candidate")
-    (place / checkpoints.CHECKPOINT).unlink(missing_ok=True)
+    (place / CHECKPOINT).unlink(missing_ok=True)
     for alarm in alarms:
         context.progress.say(f"training: {alarm}")
     return workspace.commit(
-        ref, settings, splits.digests, figures=figures, alarms=alarms, objects=splits.objects
+        ref, settings, parents, figures=figures, alarms=alarms, objects=splits.objects,
+        accumulate=fitting.state.accumulate,
+    )  # fmt: skip
+
+
+def learnt_from(
+    context: Context, model: Any, stamps: Ref, catalogue: Ref
+) -> tuple[Splits, Targets]:
+    """The stamps that a model learns from, by split, and what it learns of them."""
+    workspace = context.workspace
+    targets = read_targets(workspace, stamps, catalogue, kinds.wanted(model))
+    return only(read_splits(workspace, stamps, catalogue), targets.usable), targets
+
+
+def facts_of(model: Any, splits: Splits, targets: Targets) -> dict[str, Any]:
+    """What the training split decides of a network: names of classes, and of numbers the scale."""
+    rows = splits.rows["train"]
+    facts: dict[str, Any] = {}
+    for want in kinds.wanted(model):
+        if want.kind == "class":
+            names = targets.classes[want.name]
+            counts = np.bincount(targets.values[want.name][rows], minlength=len(names))
+            facts[want.name] = {"names": list(names), "objects": counts.tolist()}
+        else:
+            values = targets.values[want.name][rows].astype(np.float64)
+            facts[want.name] = {
+                "columns": list(want.columns),
+                "mean": values.mean(0).tolist(),
+                "scatter": np.maximum(values.std(0), 1e-12).tolist(),
+            }
+    return facts
+
+
+def shortened(model: Any, training: Training, objects: int) -> tuple[Any, Training]:
+    """Model and training of a pruned run: about `pruned` epochs in the same proportions.
+
+    Batches shrink, so that an epoch over few `objects` still takes STEPS of them.
+    """
+    if training.pruned is None:
+        return model, training
+    total = training.epochs
+    if isinstance(model, VaDE):
+        from galpipe.models.vade import schedule
+
+        total = schedule.length(model.schedule)
+        shorter = schedule.shortened(model.schedule, training.pruned)
+        model = dataclasses.replace(model, schedule=shorter)
+    if training.pruned >= total:
+        return model, training
+    rate = training.rate
+    if rate.kind == "exponential":
+        rate = dataclasses.replace(rate, every=1)
+    return model, dataclasses.replace(
+        training,
+        epochs=min(training.epochs, training.pruned),
+        rate=rate,
+        batch=min(training.batch, max(SMALLEST_BATCH, objects // STEPS)),
     )
 
 
-class _Work:
-    """One training in progress."""
+def _fit(context: Context, run: TrackedRun, fitting: Fitting) -> None:
+    progress = context.progress
+    progress.start("train", len(fitting.epochs), "epoch", done=fitting.state.epochs)
 
-    def __init__(
-        self, context: Context, place: Path, model: VaDE, training: Training, splits: Splits
-    ) -> None:
-        self.context, self.place, self.training, self.splits = context, place, training, splits
-        self.view = VIEWS[model.view]
-        self.data = self._stamps(splits.selections["train"])
-        bands, size = self.data.shape[0], self.data.shape[-1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
-            self.network = Network(model, bands, size).eval()
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate)
-        self.epochs = epochs(training)
-        found = checkpoints.load_state(place, self.network, self.optimiser)
-        self.state = found or State(0, [])
-        if found is None and model.linear:
-            self._start_linear()
+    def tell(epoch: Epoch, record: Record, speed: Mapping[str, float]) -> None:
+        run.metrics({**_numbers(record), **speed}, step=epoch.number)
+        figure = record.get("validation_elbo", record.get("validation_loss", float("nan")))
+        name = "elbo" if "validation_elbo" in record else "loss"
+        progress.advance(note=f"{name} {figure:.4g}")
 
-    def run(self, run: TrackedRun) -> tuple[dict[str, float], list[str]]:
-        """All epochs that are left; the held-out figures and the alarms."""
-        self._describe(run)
-        progress = self.context.progress
-        progress.start("train", len(self.epochs), "epoch", done=self.state.epochs)
-        for epoch in self.epochs[self.state.epochs :]:
-            if epoch.number == self.training.warm_up:
-                self._start_mixture()
-            record = self._epoch(epoch)
-            self.state.history.append(record)
-            self.state.epochs += 1
-            checkpoints.save_state(self.place, self.network, self.optimiser, self.state)
-            run.metrics(_numbers(record), step=epoch.number)
-            progress.advance(note=f"elbo {record.get('validation_elbo', float('nan')):.2f}")
-        progress.finish()
-        if self.training.cycles * (self.training.annealing + self.training.static) == 0:
-            self._start_mixture()
-        return self._figures()
-
-    def _epoch(self, epoch: Epoch) -> dict[str, float | str]:
-        training = self.training
-        batches = prefetched(self.data.shuffled(training.batch, training.seed, epoch.number))
-        learnt = engine.run_epoch(
-            self.network, self.optimiser, batches, self.data.unit_scale, training, epoch
-        )
-        record: dict[str, float] = {f"train_{key}": value for key, value in learnt.items()}
-        if self.splits.objects["validation"]:
-            judged = self._judge(self.splits.selections["validation"])
-            figures = judged.figures(self.network, training, epoch.phase)
-            record |= {f"validation_{key}": value for key, value in figures.items()}
-        if not engine.is_finite(record):
-            raise InputError(
-                f"training: the loss is not finite in epoch {epoch.number + 1} ({epoch.phase}); "
-                "lower [training] learning_rate, or set clip."
-            )
-        record |= {"learning_rate": epoch.learning_rate, "weight": epoch.weight}
-        return {**record, "phase": epoch.phase}
-
-    def _figures(self) -> tuple[dict[str, float], list[str]]:
-        """Figures of the test split (of the validation split where there is none), and alarms."""
-        training, network = self.training, self.network
-        held = next((s for s in ("test", "validation", "train") if self.splits.objects[s]), "train")
-        judged = self._judge(self.splits.selections[held])
-        with torch.no_grad():
-            responsibilities = network.mixture.responsibilities(judged.posterior.mean)
-        health = components.health(
-            network.mixture,
-            responsibilities.double().numpy(),
-            training.overlap_alarm,
-            training.occupancy_alarm,
-        )
-        figures = judged.figures(network, training, "static")
-        figures |= {
-            "k_occupied": health.occupied,
-            "k_effective": health.effective,
-            "dead_components": float(len(health.dead)),
-            "duplicate_pairs": float(len(health.duplicates)),
-            "largest_overlap": float((health.overlap - np.eye(len(health.overlap))).max()),
-        }
-        return figures, health.alarms()
-
-    def _start_linear(self) -> None:
-        chosen = sampled(self.splits.selections["train"], PRINCIPAL_IMAGES, self.training.seed)
-        pixels = [
-            engine.as_brightness(torch.from_numpy(images), self.data.unit_scale).flatten(1).numpy()
-            for images, _ in self._stamps(chosen).ordered(JUDGED_AT_ONCE)
-        ]
-        initialisation.start_linear(
-            self.network, np.concatenate(pixels), self.training.reconstruction, self.training.seed
-        )
-
-    def _start_mixture(self) -> None:
-        training, chosen = self.training, self.splits.selections["train"]
-        if training.initialisation_images is not None:
-            chosen = sampled(chosen, training.initialisation_images, training.seed)
-        judged = self._judge(chosen)
-        with threadpool_limits(1):
-            initialisation.start_mixture(
-                self.network.mixture,
-                judged.posterior,
-                training.initialisation_restarts,
-                training.seed,
-            )
-
-    def _judge(self, selections: list[Selection]) -> engine.Judged:
-        stamps = self._stamps(selections)
-        return engine.judge(self.network, prefetched(_images(stamps)), stamps.unit_scale)
-
-    def _stamps(self, selections: list[Selection]) -> Stamps:
-        return Stamps(selections, self.view, self.training.buffer)
-
-    def _describe(self, run: TrackedRun) -> None:
-        """What a reader of the tracker wants to know before the first epoch, and what was done."""
-        model = {f"model.{k}": v for k, v in spec.identity(self.network.spec).items()}
-        settings = {f"training.{k}": v for k, v in spec.identity(self.training).items()}
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        run.params({**model, **settings, "parameters": parameters})
-        for name, digest in self.splits.digests.items():
-            run.dataset(f"stamps {name}", digest, name, self.splits.objects[name])
-        for number, record in enumerate(self.state.history):
-            run.metrics(_numbers(record), step=number)
+    fitting.run(tell)
+    progress.finish()
 
 
-def _images(stamps: Stamps) -> Iterator[Images]:
-    for images, _ in stamps.ordered(JUDGED_AT_ONCE):
-        yield images
+def _describe(run: TrackedRun, fitting: Fitting, splits: Splits) -> None:
+    """What a reader of the tracker wants to know before the first epoch, and what was done."""
+    network = fitting.network
+    model = {f"model.{k}": v for k, v in spec.identity(network.spec).items()}
+    settings = {f"training.{k}": v for k, v in spec.identity(fitting.training).items()}
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    run.params({**model, **settings, "parameters": parameters})
+    for name, digest in splits.digests.items():
+        run.dataset(f"stamps {name}", digest, name, splits.objects[name])
+    for number, record in enumerate(fitting.state.history):
+        run.metrics(_numbers(record), step=number)
 
 
-def _numbers(record: dict[str, Any]) -> dict[str, float]:
+def _numbers(record: Record) -> dict[str, float]:
     return {key: value for key, value in record.items() if not isinstance(value, str)}

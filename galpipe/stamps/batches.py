@@ -126,12 +126,14 @@ class Stamps:
         """Stored value of brightness 1."""
         return self.sources[0].unit_scale
 
-    def shuffled(self, batch: int, seed: int, epoch: int) -> Iterator[Array]:
-        """Batches of an epoch, (batch, band, y, x), each in its own memory; the last is smaller."""
+    def shuffled(self, batch: int, seed: int, epoch: int) -> Iterator[tuple[Array, Rows]]:
+        """Batches of an epoch, (batch, band, y, x), each in its own memory; the last is smaller.
+
+        With the place of each row in the order of the selections.
+        """
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(self._blocks))
-        for images, _ in self._batches([self._blocks[i] for i in order], batch, random):
-            yield images
+        return self._batches([self._blocks[i] for i in order], batch, random)
 
     def ordered(self, batch: int) -> Iterator[tuple[Array, Rows]]:
         """Batches in the order of the selections, with the place of each row in that order."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from galpipe.catalogue.galleries import coloured
 from galpipe.catalogue.heldout import per_row, thinned
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import generated, redrawn, view_of
+from galpipe.catalogue.redrawn import can, generated, redrawn, view_of
 from galpipe.catalogue.report.pictures import jpeg
 from galpipe.catalogue.report.release import Inputs, Labels, Release
 from galpipe.workspace import Ref, Workspace
@@ -98,7 +98,7 @@ def reconstructions(
 
 def components(workspace: Workspace, model: Ref | None, seed: int) -> list[Component]:
     """The heaviest components of the network's mixture, each with its mean and random galaxies."""
-    if model is None:
+    if model is None or not can(workspace, model, "mixture"):
         return []
     weights, means, samples = generated(workspace, model, SAMPLES, seed)
     order = np.argsort(-weights, kind="stable")[:COMPONENTS]

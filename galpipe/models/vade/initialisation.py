@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from galpipe.models.vade import LOG_2PI, Mixture, Network, Posterior
+from galpipe.models.vade.network import LOG_2PI, Mixture, Posterior, VadeNetwork
 
 SMALLEST_WEIGHT = 1e-6  # of a component, so that log pi is finite
 SMALLEST_SCATTER = 1e-6  # of the scores along a principal axis, images in 0..1
@@ -45,7 +45,7 @@ def principal_axes(
 
 
 def start_linear(
-    network: Network, images_NP: NDArray[np.float32], reconstruction: float, seed: int
+    network: VadeNetwork, images_NP: NDArray[np.float32], reconstruction: float, seed: int
 ) -> None:
     """Start the linear path at the principal components of training images (N, pixels) in 0..1.
 

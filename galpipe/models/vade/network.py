@@ -9,14 +9,16 @@ responsibilities go through log-sum-exp, and labels are taken at the posterior m
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from galpipe.errors import InputError
-from galpipe.models.spec import Stack, VaDE
+from galpipe.models.network import Network, Output
+from galpipe.models.vade.spec import Stack, VaDE
 
 LOG_2PI = math.log(2 * math.pi)
 LARGEST_LOG_VARIANCE = 20.0  # keeps exp() finite on images unlike any seen in training
@@ -33,11 +35,16 @@ class Posterior(NamedTuple):
         return self.mean + torch.exp(0.5 * self.log_variance) * noise_BJ
 
 
-class Network(nn.Module):
+class VadeNetwork(Network):
     """Encoder, decoder and mixture prior for images of (bands, size, size) in 0..1."""
 
-    def __init__(self, spec: VaDE, bands: int, size: int) -> None:
-        super().__init__()
+    abilities: ClassVar[frozenset[str]] = frozenset({"redraw", "generate", "mixture"})
+    spec: VaDE
+
+    def __init__(
+        self, spec: VaDE, bands: int, size: int, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(spec, bands, size, facts or {})
         halvings = len(spec.encoder)
         if size % 2**halvings or len(spec.decoder) != halvings:
             raise InputError(
@@ -47,7 +54,6 @@ class Network(nn.Module):
             )
         if any(stack.kernel % 2 == 0 for stack in (*spec.encoder, *spec.decoder)):
             raise InputError("model: the kernels of encoder and decoder must be odd.")
-        self.spec, self.bands, self.size = spec, bands, size
         side = size // 2**halvings
         last, first = spec.encoder[-1].channels, spec.decoder[0].channels
         self.encoder = _encoder(spec, bands)
@@ -65,6 +71,42 @@ class Network(nn.Module):
         self.mixture = Mixture(spec.components, spec.latent, spec.variance_floor)
         if spec.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def latent(self) -> int:
+        return self.spec.latent
+
+    def outputs(self) -> tuple[Output, ...]:
+        return (
+            Output("vector", (self.spec.latent,), ("latent",)),
+            Output("responsibility", (self.spec.components,), ("component",)),
+            Output("reconstruction_error"),
+        )
+
+    def embed(self, images_BAYX: Tensor, conditions_BK: Tensor | None) -> dict[str, Tensor]:
+        """Posterior mean, p(c|z) at that mean, mean squared difference of stamp and drawing."""
+        mean = self.encode(images_BAYX).mean
+        difference = self.decode(mean).sub_(images_BAYX).flatten(1)
+        error = torch.linalg.vector_norm(difference, dim=1) ** 2 / difference.shape[1]
+        return {
+            "vector": mean,
+            "responsibility": self.mixture.responsibilities(mean),
+            "reconstruction_error": error,
+        }
+
+    def redraw(self, images_BAYX: Tensor, conditions_BK: Tensor | None = None) -> Tensor:
+        return self.decode(self.encode(images_BAYX).mean)
+
+    def generate(self, count: int, component: int | None = None) -> Tensor:
+        """`count` images drawn from the prior, or from one of its components; (count, A, Y, X)."""
+        mixture = self.mixture
+        if component is None:
+            chosen = torch.multinomial(mixture.weights(), count, replacement=True)
+        else:
+            chosen = torch.full((count,), component)
+        spread = torch.exp(0.5 * mixture.bounded_log_variances())[chosen]
+        noise = torch.randn(count, self.spec.latent)
+        return self.decode(mixture.means_CJ[chosen] + spread * noise)
 
     def encode(self, images_BAYX: Tensor) -> Posterior:
         """q(z|x): mean and log variance, (B, J) each; images in 0..1."""
@@ -109,7 +151,7 @@ class Network(nn.Module):
                 assert layer.bias is not None
                 layer.bias.zero_()
 
-    def network_parameters(self) -> list[nn.Parameter]:
+    def layer_parameters(self) -> list[nn.Parameter]:
         """Weights and biases of encoder and decoder, without the mixture's."""
         mixture = {id(parameter) for parameter in self.mixture.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in mixture]

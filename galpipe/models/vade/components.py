@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from galpipe.models import alarms
-from galpipe.models.vade import Mixture
+from galpipe.models.vade.network import Mixture
 
 Array = NDArray[np.float64]
 

@@ -1,0 +1,172 @@
+"""How VaDE learns: the evidence lower bound against a normal prior, then against the mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from galpipe.errors import InputError
+from galpipe.models.engine.spec import Training
+from galpipe.models.learner import Epoch, Learner, Outcome
+from galpipe.models.material import Material
+from galpipe.models.network import Batch
+from galpipe.models.vade import components, initialisation, schedule
+from galpipe.models.vade.network import (
+    Posterior,
+    VadeNetwork,
+    gaussian_divergence,
+    mixture_divergence,
+)
+from galpipe.models.vade.spec import VaDE
+
+PRINCIPAL_IMAGES = 4096  # of the training split, for the principal components
+ACTIVE = (
+    0.01  # a latent dimension is in use where its mean varies more than this (Burda et al. 2016)
+)
+
+
+class VadeLearner(Learner):
+    """R * sum (x' - x)^2 + w * KL (AstroVaDEr: R = 1, as 16384 * MSE is the sum over pixels)."""
+
+    network: VadeNetwork
+    watched: ClassVar[str] = "loss"
+
+    def __init__(self, network: VadeNetwork, training: Training) -> None:
+        super().__init__(network, training)
+        self.model: VaDE = network.spec
+
+    def epochs(self) -> list[Epoch]:
+        return schedule.epochs(self.model.schedule)
+
+    def start(self, material: Material) -> None:
+        if material.objects("train") < max(self.model.components, 2):
+            raise InputError(
+                f"training: {material.objects('train')} usable stamps in the training split are "
+                f"too few for {self.model.components} components; give a larger sample or fewer "
+                "components."
+            )
+        if self.model.linear:
+            pixels = [
+                batch.images.flatten(1).cpu().numpy()
+                for batch in material.ordered("train", PRINCIPAL_IMAGES)
+            ]
+            initialisation.start_linear(
+                self.network,
+                np.concatenate(pixels),
+                self.model.reconstruction,
+                self.training_spec.seed,
+            )
+
+    def before(self, epoch: Epoch, material: Material) -> None:
+        if epoch.number == self.model.schedule.warm_up:
+            self._start_mixture(material)
+
+    def forward(self, batch: Batch, epoch: Epoch) -> Outcome:
+        posterior = self.network.encode(batch.shown)
+        latent = posterior.sample(torch.randn_like(posterior.mean))
+        squared = ((self.network.decode(latent) - batch.images) ** 2).flatten(1).sum(1)
+        if epoch.phase == "warm-up":
+            divergence = gaussian_divergence(posterior)
+        else:
+            sampled = latent if self.model.categorical == "sampled" else None
+            divergence = mixture_divergence(self.network.mixture, posterior, sampled)
+        loss = self.model.reconstruction * squared.mean() + epoch.weight * divergence.mean()
+        sums = {"squared_difference": squared.sum(), "divergence": divergence.sum()}
+        return Outcome(loss, {name: value.detach() for name, value in sums.items()})
+
+    def judge(self, batches: Iterable[Batch], epoch: Epoch) -> dict[str, float]:
+        return judged(self.network, batches).figures(self.network, epoch)
+
+    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
+        spec = self.model
+        if spec.schedule.cycles * (spec.schedule.annealing + spec.schedule.static) == 0:
+            self._start_mixture(material)
+        found = judged(self.network, material.ordered(material.held_out()))
+        with torch.no_grad():
+            responsibilities = self.network.mixture.responsibilities(found.posterior.mean)
+        health = components.health(
+            self.network.mixture,
+            responsibilities.double().cpu().numpy(),
+            spec.overlap_alarm,
+            spec.occupancy_alarm,
+        )
+        figures = found.figures(self.network, Epoch(0, "static"))
+        figures |= {
+            "k_occupied": health.occupied,
+            "k_effective": health.effective,
+            "dead_components": float(len(health.dead)),
+            "duplicate_pairs": float(len(health.duplicates)),
+            "largest_overlap": float((health.overlap - np.eye(len(health.overlap))).max()),
+        }
+        return figures, health.alarms()
+
+    def _start_mixture(self, material: Material) -> None:
+        spec = self.model
+        found = judged(self.network, material.ordered("train", spec.initialisation_images))
+        with threadpool_limits(1):
+            initialisation.start_mixture(
+                self.network.mixture,
+                Posterior(*(values.cpu() for values in found.posterior)),
+                spec.initialisation_restarts,
+                self.training_spec.seed,
+            )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a network makes of objects it is not trained on here; N objects in the order given."""
+
+    posterior: Posterior  # (N, J) each
+    squared: Tensor  # squared differences summed over an image, drawn from the mean
+    variance: float  # of the pixels about the objects' mean image, summed over an image
+
+    @torch.no_grad()
+    def figures(self, network: VadeNetwork, epoch: Epoch) -> dict[str, float]:
+        """Held-out figures; `elbo` in nats per object, up to the likelihood's constant."""
+        pixels = network.bands * network.size**2
+        divergence = (
+            gaussian_divergence(self.posterior)
+            if epoch.phase == "warm-up"
+            else mixture_divergence(network.mixture, self.posterior, None)
+        )
+        squared = float(self.squared.double().mean())
+        # The decoder's answer to the spread of q(z|x) is left out: the bound is taken at the mean.
+        elbo = -(network.spec.reconstruction * squared + float(divergence.double().mean()))
+        active = (self.posterior.mean.double().var(0, correction=0) > ACTIVE).sum()
+        return {
+            "loss": -elbo,
+            "mse": squared / pixels,
+            "explained_variance": 1 - squared / self.variance if self.variance > 0 else 0.0,
+            "divergence": float(divergence.double().mean()),
+            "elbo": elbo,
+            "active_dimensions": float(active),
+        }
+
+
+@torch.no_grad()
+def judged(network: VadeNetwork, batches: Iterable[Batch]) -> Judged:
+    """Encode and draw objects without gradients."""
+    means, log_variances, squared = [], [], []
+    total = total_squares = None
+    count = 0
+    for batch in batches:
+        x = batch.images
+        posterior = network.encode(x)
+        squared.append(((network.decode(posterior.mean) - x) ** 2).flatten(1).sum(1))
+        means.append(posterior.mean)
+        log_variances.append(posterior.log_variance)
+        sums, squares = x.sum(0, dtype=torch.float64), (x.double() ** 2).sum()
+        total = sums if total is None else total + sums
+        total_squares = squares if total_squares is None else total_squares + squares
+        count += len(x)
+    assert total is not None and total_squares is not None
+    variance = float(total_squares / count - ((total / count) ** 2).sum())
+    return Judged(
+        Posterior(torch.cat(means), torch.cat(log_variances)), torch.cat(squared), variance
+    )
