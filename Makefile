@@ -17,10 +17,10 @@ demo: install
 	$(BIN)/galpipe demo
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-all: install lint
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m ''
 
 lint: install
 	$(BIN)/ruff check galpipe flows tests benchmarks docs

@@ -27,7 +27,8 @@ from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 
-from galpipe.archives.frames import FieldName, cut_field, decode_frame
+from galpipe.archives.cutting import cut_field
+from galpipe.archives.frames import FieldName, decode_frame
 from galpipe.archives.spec import FixedSize, Frames, Sdss
 from galpipe.sky.faults import parse
 from tests import failing_server

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from galpipe.models.schedule import epochs
 
 from galpipe.classes.embedding import embed
 from galpipe.models import checkpoints, engine, initialisation
-from galpipe.models.schedule import epochs
 from galpipe.models.spec import Embedding, Training, VaDE
 from galpipe.models.vade import Network, mixture_divergence
 from galpipe.stages import Context

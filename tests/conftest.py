@@ -9,6 +9,15 @@ import pytest
 
 from tests import sky
 
+# The files that take longest, which several processes at once had better begin with.
+LONGEST = ("test_stop", "test_deploy", "test_processes", "test_docs", "test_cli", "test_stress")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
 
 def data_folder() -> Path | None:
     """The folder of real galaxies: GALPIPE_DATA, or ../shared/data beside the checkout."""

@@ -15,7 +15,8 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from galpipe.sky.faults import Failing, Faults
+from galpipe.sky.failing import Failing
+from galpipe.sky.faults import Faults
 
 
 class Recorded:

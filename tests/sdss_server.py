@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import io
 import socket
 import struct
@@ -23,6 +24,7 @@ NY, NX = 300, 400  # a real frame has 1489 x 2048
 SKY = 120.0  # counts
 CALIBRATION = 0.005  # nanomaggies per count
 SIGMA = 1.6  # pixels
+AHEAD = {"r": 0, "i": 2, "u": 4, "z": 6, "g": 8}  # frames by which a CCD's count is ahead
 OFFSETS = {"g": (3.37, -2.61), "r": (0.0, 0.0), "i": (-2.24, 1.73), "z": (1.0, 4.0)}
 
 
@@ -141,7 +143,8 @@ def frame_bytes(
     for i in (0, 1):
         for j in (0, 1):
             header[f"CD{i + 1}_{j + 1}"] = wcs.wcs.cd[i, j]
-    header.update({"RUN": run, "FRAME": number, "CAMCOL": camcol, "FILTER": band, "RERUN": "301"})
+    header.update({"RUN": run, "CAMCOL": camcol, "FILTER": band, "RERUN": "301"})
+    header["FRAME"] = number + AHEAD[band]  # counts the frames of the CCD
     coarse = np.full((192, 256), SKY, np.float32)
     columns = [
         fits.Column("ALLSKY", f"{coarse.size}E", dim="(256, 192)", array=coarse[None]),
@@ -153,11 +156,73 @@ def frame_bytes(
             fits.PrimaryHDU(pixels.astype(np.float32), header),
             fits.ImageHDU(np.full(NX, CALIBRATION, np.float32)),
             fits.BinTableHDU.from_columns(columns),
+            fits.BinTableHDU.from_columns(
+                [
+                    fits.Column("RUN", "J", array=[run]),
+                    fits.Column("RERUN", "3A", array=["301"]),
+                    fits.Column("CAMCOL", "J", array=[camcol]),
+                    fits.Column("FILTER", "1A", array=[band]),
+                    fits.Column("FIELD", "J", array=[number]),
+                ]
+            ),
         ]
     )
     file = io.BytesIO()
     hdus.writeto(file)
     return bz2.compress(file.getvalue(), 1)
+
+
+MASKS = (
+    "INTERP", "SATUR", "NOTCHECKED", "OBJECT", "BRIGHTOBJECT",
+    "BINOBJECT", "CATOBJECT", "SUBTRACTED", "GHOST", "CR",
+)  # fmt: skip
+
+
+def mask_bytes(
+    spans: dict[str, list[list[tuple[int, int, int]]]], run: int, camcol: int, number: int,
+    band: str, shape: tuple[int, int] = (NY, NX),
+) -> bytes:  # fmt: skip
+    """An fpM file as SDSS has it: by plane, objects of spans (row, first column, last column)."""
+    header = fits.Header({"RUN": run, "CAMCOL": camcol, "FIELD": number, "FILTER": band})
+    header["MASKROWS"], header["MASKCOLS"] = shape
+    header["NPLANE"], header["NFILTER"] = 10, 5
+    hdus: list[Any] = [fits.PrimaryHDU(header=header)]
+    for plane in MASKS:
+        objects = [np.array(one).reshape(-1, 3) for one in spans.get(plane, [])]
+        heap = np.empty(len(objects), dtype=object)
+        for place, one in enumerate(objects):
+            heap[place] = np.frombuffer(one.astype(">i2").tobytes(), np.uint8)
+        facts = {
+            "refcntr": [1 for _ in objects], "nspan": [len(one) for one in objects],
+            "row0": [0 for _ in objects], "col0": [0 for _ in objects],
+            "rmin": [one[:, 0].min() for one in objects],
+            "rmax": [one[:, 0].max() for one in objects],
+            "cmin": [one[:, 1].min() for one in objects],
+            "cmax": [one[:, 2].max() for one in objects],
+            "npix": [(one[:, 2] - one[:, 1] + 1).sum() for one in objects],
+        }  # fmt: skip
+        columns = [
+            fits.Column(key, "J", array=np.array(values, np.int32)) for key, values in facts.items()
+        ]
+        columns.append(fits.Column("s", "1PB()", array=heap))
+        hdus.append(fits.BinTableHDU.from_columns(columns))
+    names = [*(f"S_MASK_{plane}" for plane in MASKS), "S_NMASK_TYPES"]
+    hdus.append(fits.BinTableHDU.from_columns([
+        fits.Column("defName", "31A", array=["S_MASKTYPE"] * 11),
+        fits.Column("attributeName", "31A", array=names),
+        fits.Column("Value", "J", array=np.arange(11)),
+    ]))  # fmt: skip
+    file = io.BytesIO()
+    fits.HDUList(hdus).writeto(file)
+    return gzip.compress(file.getvalue(), 1)
+
+
+def mask_path(run: int, camcol: int, number: int, band: str) -> str:
+    """Where SAS has the mask of a DR17 frame."""
+    return (
+        f"/sas/dr17/eboss/photo/redux/301/{run}/objcs/{camcol}/"
+        f"fpM-{run:06d}-{band}{camcol}-{number:04d}.fit.gz"
+    )
 
 
 def frame_path(run: int, camcol: int, number: int, band: str) -> str:

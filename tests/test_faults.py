@@ -22,8 +22,10 @@ from galpipe.archives import skyserver
 from galpipe.archives.spec import Sdss
 from galpipe.errors import InputError
 from galpipe.sample.spec import Sample
+from galpipe.sky.cache import cached
 from galpipe.sky.faults import FRAME, KINDS, Faults, parse
 from galpipe.sky.server import application
+from galpipe.sky.spec import SkySpec
 from galpipe.stages import Context
 from galpipe.status import Status
 from galpipe.workspace import Ref
@@ -73,7 +75,7 @@ def unharmed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Con
 
 def of(served: failing_server.Recorded, **settings: Any) -> Sdss:
     archive = server.Archive(address=served.address)
-    return sdss(archive, **{"timeout": 0.5, **settings})
+    return sdss(archive, **{"timeout": 1.5, **settings})
 
 
 # Which requests fail.
@@ -197,7 +199,7 @@ def test_changed_frames_are_changed_as_told(files: Path) -> None:
     whole = fits.getheader(io.BytesIO(bz2.decompress(planted()[1][path(100)])))
     with frame("crval") as hdus:
         assert hdus[0].header["CRVAL1"] == pytest.approx(whole["CRVAL1"] + 3, abs=1e-9)
-        assert hdus[0].header["CRVAL2"] == whole["CRVAL2"] and len(hdus) == 3
+        assert hdus[0].header["CRVAL2"] == whole["CRVAL2"] and len(hdus) == 4
     with frame("nocrval") as hdus:
         assert hdus[0].header["CRVAL1"] == hdus[0].header["CRVAL2"] == 0
     with frame("nan") as hdus:
@@ -231,10 +233,14 @@ ENDS: Mapping[str, tuple[Status, str, int]] = {  # status, reason and requests w
     "short": (Status.CORRUPT, "", 3),
     "nocrval": (Status.CORRUPT, "no usable WCS", 3),
     "swapped": (Status.CORRUPT, "another frame", 3),
+    "band": (Status.CORRUPT, "another frame", 3),
     "crval": (Status.OFF_FRAME, "elsewhere", 3),
     "nan": (Status.BLANK, "undefined", 3),
     "zeros": (Status.BLANK, "all pixels of the frame are 0", 3),
 }
+WRONG_ROWS = {  # how the object ends whose row is wrong
+    "lookup": Status.NO_COVERAGE, "edge": Status.OK | Status.EDGE, "off": Status.OFF_FRAME,
+}  # fmt: skip
 HARMLESS = ("301", "nohead", "norange")
 
 
@@ -271,7 +277,7 @@ def test_what_is_no_failure_changes_nothing(files: Path, tmp_path: Path, kind: s
 
 
 def test_all_failures_are_known_to_these_tests() -> None:
-    elsewhere = {"limit", "duplicates"}  # of tables, below
+    elsewhere = {"limit", "duplicates", "cutrows", *WRONG_ROWS}  # of tables, below
     assert set(ENDS) | set(HARMLESS) | elsewhere == set(KINDS)
 
 
@@ -298,13 +304,13 @@ def test_what_was_begun_is_gone_on_with(tmp_path: Path) -> None:
 SQL = "SELECT TOP 2 objID, ra, dec FROM PhotoObjAll WHERE objID > {last} ORDER BY objID"
 
 
-def tables(folder: Path, faults: Faults) -> list[int]:
+def tables(folder: Path, faults: Faults, sql: str = SQL, **settings: Any) -> list[int]:
     with failing_server.serve(folder, faults, application(folder)) as served:
         spec = Sdss(
-            skyserver=served.address, sas=f"{served.address}/sas", patience=0.0, tries=8,
-            requests_per_minute=None,
+            skyserver=served.address, sas=f"{served.address}/sas", patience=0.0,
+            requests_per_minute=None, **{"tries": 8, **settings},
         )  # fmt: skip
-        sample = Sample(id="objID", id_type="int64", ra="ra", dec="dec", sql=SQL)
+        sample = Sample(id="objID", id_type="int64", ra="ra", dec="dec", sql=sql)
         return [int(text) for text in skyserver.query(spec, sample)["objID"].to_pylist()]
 
 
@@ -314,7 +320,8 @@ def small_sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", ["503", "504", "429", "limit", "html", "empty", "reset", "unfinished"]
+    "kind",
+    ["503", "504", "429", "limit", "html", "empty", "reset", "truncated", "unfinished", "cutrows"],
 )
 def test_tables_are_whole_or_refused(small_sky: Path, kind: str) -> None:
     truth = tables(small_sky, parse(""))
@@ -322,7 +329,8 @@ def test_tables_are_whole_or_refused(small_sky: Path, kind: str) -> None:
     for seed in range(3):
         assert tables(small_sky, parse(f"{kind}=0.4,wait=0,seed={seed}")) == truth
     said = {"limit": "Maximum 60", "html": "web page", "empty": "empty", "reset": "Connection",
-            "unfinished": "cut off"}  # fmt: skip
+            "unfinished": "cut off", "truncated": "ConnectionError",
+            "cutrows": "(cut off|did not come)"}  # fmt: skip
     with pytest.raises(InputError, match=said.get(kind, kind)):
         tables(small_sky, parse(f"{kind}=1,wait=0"))
 
@@ -330,6 +338,41 @@ def test_tables_are_whole_or_refused(small_sky: Path, kind: str) -> None:
 def test_rows_that_come_twice_are_refused(small_sky: Path) -> None:
     with pytest.raises(InputError, match="one row per object"):
         tables(small_sky, parse("duplicates=1"))
+
+
+def test_a_table_of_one_answer_is_whole_or_refused(small_sky: Path) -> None:
+    sql = "SELECT objID, ra, dec FROM PhotoObjAll"
+    truth = sorted(tables(small_sky, parse(""), sql))
+    assert len(truth) == 4
+    for seed in range(3):
+        assert sorted(tables(small_sky, parse(f"cutrows=0.4,seed={seed}"), sql)) == truth
+    with pytest.raises(InputError, match=r"(cut off|did not come)"):
+        tables(small_sky, parse("cutrows=1"), sql)
+
+
+def test_a_table_that_drips_is_refused(small_sky: Path) -> None:
+    with pytest.raises(InputError, match="ReadTimeout"):
+        tables(small_sky, parse("drip=1"), timeout=0.5, tries=1)
+
+
+FIELDS = (
+    "SELECT TOP 100 objID, ra, dec, run, camcol, field FROM Galaxy WHERE objID > {last} "
+    "ORDER BY objID"
+)
+
+
+@pytest.mark.parametrize("kind", WRONG_ROWS)
+def test_a_row_that_is_wrong_ends_as_it_must(kind: str, tmp_path: Path) -> None:
+    """A look-up that names another field, an object at the edge of its frame, or off it."""
+    folder = cached(SkySpec(galaxies=20))
+    with failing_server.serve(folder, parse(f"{kind}=1"), application(folder)) as served:
+        spec = of(served, timeout=5.0)
+        sample = Sample(id="objID", id_type="int64", ra="ra", dec="dec", sql=FIELDS)
+        table = skyserver.query(spec, sample)
+        context, ref = run(tmp_path, spec, table)
+    ends = [Status(line["status"]) for line in ledger(context, ref)]
+    assert ends[-1] == WRONG_ROWS[kind]
+    assert ends.count(Status.OK) > 0.8 * (len(ends) - 1)
 
 
 def test_a_moved_address_is_followed(small_sky: Path) -> None:

@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import bz2
-import io
-import random
 import socket
 import threading
 import time
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from astropy.io import fits
-from astropy.table import Table
 
-from galpipe.archives import fits_images, skyserver
-from galpipe.archives.download import (
-    LONGEST_WAIT,
-    Downloader,
-    Pace,
-    backoff,
-    elsewhere,
-    retry_after,
-)
-from galpipe.archives.folder import open_folder
-from galpipe.archives.frames import FieldName, cut_field, decode_frame
-from galpipe.archives.headers import look_at_headers, look_at_versions
-from galpipe.archives.hst.answers import read_answer
-from galpipe.archives.spec import Folder
+from galpipe.archives.download import Downloader, elsewhere
+from galpipe.archives.pace import Pace
 from galpipe.archives.trouble import BadImageError
 from galpipe.archives.unpacking import unpacked
-from galpipe.archives.vo import votable
-from galpipe.errors import InputError
-from galpipe.sample.table import read_table
+from galpipe.archives.waiting import LONGEST_WAIT, backoff, retry_after
 from galpipe.status import Status
 from tests import sdss_server as server
 from tests.sdss_server import Answer, Archive
@@ -413,197 +392,3 @@ def test_a_piece_is_that_piece(archive: Archive, answer: Answer, said: str) -> N
 def test_an_unasked_part_is_no_file(archive: Archive) -> None:
     archive.always[FILE] = rest(0, CONTENT, STRONG)
     assert refused(archive) == "HTTP 206"
-
-
-# Mutated answers: nothing but the named errors, whatever the bytes.
-
-NAMED = (BadImageError, InputError, skyserver._TryAgainError, votable.BadVotableError)
-NAME = FieldName(301, 1000, 2, 100)
-
-
-def small_frame() -> bytes:
-    """A frame of 40 x 32 pixels with all the HDUs, not packed."""
-    ny, nx = 32, 40
-    header = fits.Header({"RUN": 1000, "CAMCOL": 2, "FRAME": 100, "FILTER": "r"})
-    header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 20.5, "CRPIX2": 16.5})
-    header.update({"CRVAL1": 10.0, "CRVAL2": 2.0, "CD1_1": 1e-5, "CD1_2": 1e-4, "CD2_1": -1e-4})
-    header["CD2_2"] = 1e-5
-    sky = np.full((4, 5), 100, np.float32)
-    columns = [
-        fits.Column("ALLSKY", "20E", dim="(5, 4)", array=sky[None]),
-        fits.Column("XINTERP", f"{nx}E", array=np.linspace(0, 4, nx, dtype=np.float32)[None]),
-        fits.Column("YINTERP", f"{ny}E", array=np.linspace(0, 3, ny, dtype=np.float32)[None]),
-    ]
-    pixels = np.random.default_rng(1).normal(0, 1, (ny, nx)).astype(np.float32)
-    file = io.BytesIO()
-    fits.HDUList([
-        fits.PrimaryHDU(pixels, header), fits.ImageHDU(np.full(nx, 0.01, np.float32)),
-        fits.BinTableHDU.from_columns(columns),
-    ]).writeto(file)  # fmt: skip
-    return file.getvalue()
-
-
-def parse_frame(content: bytes) -> None:
-    _cut(bz2.compress(content, 1))
-
-
-def _cut(packed: bytes) -> None:
-    frame = decode_frame(packed, NAME, "r")
-    place = np.array([10.0, 10.002]), np.array([2.0, 1.999])
-    cut_field({"r": frame, "g": frame}, NAME, "r", *place, np.array([9, 21]))
-
-
-def parse_sql(content: bytes) -> None:
-    class Answered:
-        status_code, headers = 200, {}
-
-    answer = Answered()
-    answer.content = content  # type: ignore[attr-defined]
-    header, rows = skyserver._judged(answer, 1.0)
-    skyserver._table(header, rows, "objID")
-
-
-def small_zip() -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("hst_1/hst_1_drc.fits", small_frame())
-        archive.writestr("note.txt", "nothing")
-    return file.getvalue()
-
-
-def parse_folder_zip(content: bytes, folder: Path) -> None:
-    """A zip of images as the archive of a survey."""
-    from galpipe.stages import Context
-    from galpipe.workspace import Workspace
-
-    path = folder / f"{random.getrandbits(60)}.zip"  # a name of its own: files are kept open
-    path.write_bytes(content)
-    try:
-        spec = Folder(path=str(path))
-        context = Context(Workspace.open(folder / "w"))
-        names: list[str | None] = ["hst_1/hst_1_drc.fits", "note.txt"]
-        found = look_at_versions(context, spec, open_folder(spec).locate(["a", "b"], names))
-        look_at_headers(context, spec, [one for one in found if one.source is not None])
-    finally:
-        path.unlink()
-
-
-def small_votable() -> bytes:
-    table = Table({"objID": [1237648720693690368, 2], "ra": [1.5, 2.5], "name": ["a", "b"]})
-    file = io.BytesIO()
-    table.write(file, format="votable")
-    return file.getvalue()
-
-
-def small_table() -> bytes:
-    table = Table({"objID": [1237648720693690368, 2], "ra": [1.5, 2.5], "name": ["a", "b"]})
-    file = io.BytesIO()
-    table.write(file, format="fits")
-    return file.getvalue()
-
-
-SQL_ANSWER = b'#Table1\nobjID,ra,name\n1237648720693690368,1.5,a\n1237648720693690369,2.5,"b,c"\n'
-JSON_ANSWER = b'[{"ErrorCode":400,"ErrorMessage":"Incorrect syntax near \'x\'."}]'
-MISSING = b'{"msg":"Missing HAP files for input target. Cutout not performed.","results":[]}'
-PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]] = {
-    "frame": (small_frame, parse_frame),
-    "packed frame": (lambda: bz2.compress(small_frame()), _cut),
-    "FITS image": (small_frame, lambda content: fits_images.decode(content, None)),
-    "FITS table": (
-        small_table, lambda content: read_table(content, "table.fits", "objID")
-    ),
-    "zip of cutouts": (small_zip, read_answer),
-    "SQL": (lambda: SQL_ANSWER, parse_sql),
-    "CSV": (lambda: SQL_ANSWER, lambda content: read_table(content, "table.csv", "objID")),
-    "JSON": (lambda: JSON_ANSWER, parse_sql),
-    "JSON of cutouts": (lambda: MISSING, read_answer),
-    "VOTable": (small_votable, lambda content: votable.read(content, 10**6)),
-    "VOTable file": (
-        small_votable, lambda content: read_table(content, "table.vot", "objID")
-    ),
-}  # fmt: skip
-WORDS = (
-    b"0", b"-1", b"1e999", b"nan", b"99999999999999999999", b"2147483647", b"<", b'"', b"\0",
-    b"../", b"\xff\xfe", b",", b"\n", b"{", b"]", b"'", b"/etc/passwd", b"&a;", b"T", b"F",
-    b" " * 30,
-    b"END" + b" " * 77, b"NAXIS1  =           4000000000", b"BITPIX  =                    7",
-    b"TFORM1  = '999999999E'        ", b"PCOUNT  =      99999999999999",
-)  # fmt: skip
-
-
-def mutated(content: bytes, chance: random.Random) -> bytes:
-    """The bytes with some of them changed, cut, doubled, or with words that parsers trip over."""
-    found = bytearray(content)
-    near = chance.choice([len(found), 3000, 300])  # headers are where parsers trip
-    for _ in range(chance.choice([1, 1, 2, 4, 16])):
-        place = chance.randrange(min(near, len(found)) or 1)
-        end = place + chance.choice([1, 2, 8, 80, 2880])
-        match chance.randrange(7):
-            case 0:
-                found[place : place + 1] = bytes([chance.randrange(256)])
-            case 1:
-                del found[place:end]
-            case 2:
-                found[place:place] = found[place:end]
-            case 3:
-                word = chance.choice(WORDS)
-                found[place : place + len(word)] = word
-            case 4:
-                card = place // 80 * 80  # in the place of a card's value
-                found[card + 10 : card + 30] = chance.choice(WORDS).rjust(20)[:20]
-            case 5:
-                del found[chance.randrange(len(found) + 1) :]
-            case _:
-                word = chance.choice(WORDS)
-                found[place:place] = word
-        if not found:
-            return b""
-    return bytes(found)
-
-
-def fuzz(name: str, number: int, seed: int) -> int:
-    """Parse mutated inputs; returns how many were refused."""
-    make, parser = PARSERS[name]
-    content, chance, refusals = make(), random.Random(f"{name} {seed}"), 0
-    if not name.startswith("JSON"):
-        parser(content)
-    for turn in range(number):
-        changed = mutated(content, chance)
-        begin = time.monotonic()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the run does not stop for a warning either
-                parser(changed)
-        except NAMED:
-            refusals += 1
-        except Exception as error:
-            raise AssertionError(f"{name}: input {turn} of seed {seed}") from error
-        assert time.monotonic() - begin < 20, f"{name}: input {turn} of seed {seed} takes long"
-    return refusals
-
-
-@pytest.mark.parametrize("name", PARSERS)
-def test_mutated_answers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert fuzz(name, 180, 1) > 0
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PARSERS)
-def test_many_mutated_answers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert fuzz(name, 2000, 2) > 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_mutated_zips_of_images(tmp_path: Path) -> None:
-    chance, content = random.Random(5), small_zip()
-    for _ in range(60):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                parse_folder_zip(mutated(content, chance), tmp_path)
-            except NAMED:
-                continue
-    assert {path.name for path in tmp_path.iterdir()} <= {"w"}

@@ -34,7 +34,6 @@ from PIL import Image
 from galpipe import releases, survey
 from galpipe import spec as specs
 from galpipe.archives import skyserver
-from galpipe.archives.download import retry_after
 from galpipe.archives.fingerprint import source_fingerprint
 from galpipe.archives.frames import FieldName
 from galpipe.archives.located import decode_object_id, frame_address, locate
@@ -44,6 +43,7 @@ from galpipe.archives.retrieve import retrieve
 from galpipe.archives.served import plan
 from galpipe.archives.sky import answering
 from galpipe.archives.spec import FixedSize, Frames, Jpeg, PetrosianSize, Sdss, Sky
+from galpipe.archives.waiting import retry_after
 from galpipe.errors import InputError
 from galpipe.sample.catalogue import sample
 from galpipe.sample.spec import Sample

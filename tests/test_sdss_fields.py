@@ -25,7 +25,8 @@ from astropy.wcs import WCS
 from galpipe import releases, survey
 from galpipe.archives.extinction import COEFFICIENT, extinctions
 from galpipe.archives.framecache import FrameCache
-from galpipe.archives.frames import FieldName, decode_frame, pixel_variance
+from galpipe.archives.frames import FieldName, decode_frame
+from galpipe.archives.noise import pixel_variance
 from galpipe.archives.psfield import decode_psfield
 from galpipe.archives.retrieve import retrieve
 from galpipe.archives.spec import FixedSize, Frames, Sdss
@@ -521,6 +522,32 @@ def test_the_point_spread_function_is_that_at_the_object() -> None:
     assert found.bands["z"].at(x, y).sum() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_each_eigenimage_has_the_orders_of_its_own_polynomial() -> None:
+    """As in SDSS's files: eigenimages in the heap, coefficients beyond the orders undefined."""
+    images, _ = varying()
+    shares = np.full((2, 5, 5), np.nan)
+    shares[0, :1, :1], shares[1, :3, :2] = 1.0, 0.0
+    shares[1, 2, 1] = 0.5
+    heap = np.empty(2, dtype=object)
+    heap[:] = [image.astype(np.float32).ravel() for image in images]
+    columns = [
+        fits.Column("nrow_b", "J", array=[1, 3]), fits.Column("ncol_b", "J", array=[1, 2]),
+        fits.Column("c", "25E", dim="(5,5)", array=shares),
+        fits.Column("lambda", "E", array=[1, 1]),
+        fits.Column("RNROW", "J", array=[51, 51]), fits.Column("RNCOL", "J", array=[51, 51]),
+        fits.Column("RTYPE", "J", array=[128, 128]), fits.Column("RROWS", "1PE()", array=heap),
+        fits.Column("RROW0", "J", array=[0, 0]), fits.Column("RCOL0", "J", array=[0, 0]),
+        fits.Column("counts", "E", array=[1, 1]),
+    ]  # fmt: skip
+    hdus = [fits.PrimaryHDU(), *(fits.BinTableHDU.from_columns(columns) for _ in range(5))]
+    file = io.BytesIO()
+    fits.HDUList(hdus).writeto(file)
+    assert hdus[1].header["NAXIS1"] == 144
+    found = decode_psfield(file.getvalue(), FieldName(301, 1, 1, 1), ["u"]).bands["u"]
+    expected = images[0] + 0.5 * 0.7005**2 * 1.2005 * images[1]
+    assert np.allclose(found.at(1200.0, 700.0), expected / expected.sum(), rtol=1e-4, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -577,6 +604,10 @@ def test_the_sky_serves_the_point_spread_functions_it_was_drawn_with() -> None:
     )
     from galpipe.archives.psf import psf_fwhm
 
+    with fits.open(io.BytesIO(psfield(7, 9))) as hdus:  # the layout of SDSS's own
+        assert len(hdus) == 10 and hdus[0].header["FILTERS"].split() == list("ugriz")
+        assert {hdu.header["NAXIS1"] for hdu in hdus[1:6]} == {144}
+        assert str(hdus[3].columns["RROWS"].format).startswith("1PE")
     for band in ("g", "r", "i"):
         width = psf_fwhm(found.bands[band].at(900.0, 300.0)) * PIXEL
         assert width == pytest.approx(field.seeing[band], rel=0.08)  # pixels widen it a little

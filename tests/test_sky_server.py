@@ -122,7 +122,7 @@ def plant(folder: Path) -> Path:
     pq.write_table(photo, folder / "tables" / "PhotoObjAll.parquet")
     pq.write_table(spectra, folder / "tables" / "SpecObjAll.parquet")
     (folder / "manifest.json").write_text(
-        json.dumps({"format": 1, "spec": {}, "frames": 6, "galaxies": 3, "seconds": 0.1})
+        json.dumps({"format": 1, "spec": {"seed": 1}, "frames": 6, "galaxies": 3, "seconds": 0.1})
     )
     return folder
 

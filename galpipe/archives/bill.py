@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-import numpy as np
+from galpipe.archives.spec import Remote
 
-from galpipe.archives.located import Targets
-from galpipe.archives.spec import Frames, Sdss, Sky
-
-if TYPE_CHECKING:
-    from galpipe.archives.served import Task
-
-FRAME_BYTES = 2.6e6  # of a frame as bz2; 2 to 3 MB are typical
-PSFIELD_BYTES = 0.5e6
-IMAGE_BYTES_PER_PIXEL = 0.15  # of a colour image as JPEG
 CONNECTION_RATE = 1.5e6  # bytes per second that one connection is taken to bring
 REQUEST_SECONDS = 0.3  # before the first byte of an answer
+DOCUMENT_BYTES = 4e3  # of an answer that describes images, with one row
+JPEG_BYTES_PER_PIXEL = 0.15  # of a colour image
 
 
-def estimate(spec: Sdss | Sky, targets: Targets, work: Sequence[Task]) -> str:
-    """One line: how many requests, bytes and hours the waiting tasks of a part will take.
+@dataclass(frozen=True)
+class Cost:
+    """What the waiting objects of a part will take, from typical sizes."""
 
-    From typical sizes, `connections` and `requests_per_minute`, for one worker process; more
-    workers take less where the archive's pace allows.
-    """
-    rows = np.concatenate([np.arange(task.start, task.stop) for task in work])
-    objects = len(rows)
-    if isinstance(spec.pixels, Frames):
-        fields = len(np.unique(targets.fields[rows], axis=0))
-        requests, size = fields * len(spec.bands), fields * len(spec.bands) * FRAME_BYTES
-        if spec.pixels.psf:
-            requests, size = requests + fields, size + fields * PSFIELD_BYTES
-        per_minute = spec.files_per_minute
-    else:
-        requests, per_minute = objects, spec.requests_per_minute
-        size = objects * spec.pixels.side**2 * IMAGE_BYTES_PER_PIXEL
-    seconds = (size / CONNECTION_RATE + requests * REQUEST_SECONDS) / spec.connections
-    if per_minute is not None:
-        seconds = max(seconds, 60 * requests / per_minute)
-    return (
-        f"retrieve: {objects:,} objects take about {requests:,} requests, {_bytes(size)} and "
-        f"{_time(seconds)} from {'a typical archive' if spec.kind == 'sky' else 'the archive'} "
-        "with one worker"
-    )
+    objects: int
+    requests: int
+    size: float  # bytes
+    per_minute: float | None = None  # requests, at most, of this machine; None: as many as can be
+
+    def told(self, spec: Remote, simulated: bool = False) -> str:
+        """One line: requests, bytes and hours for one worker process, by its `connections`.
+
+        More workers take less where the archive's pace allows.  `simulated`: the sky that comes
+        with galpipe, which is faster than the archives that it stands for.
+        """
+        seconds = (self.size / CONNECTION_RATE + self.requests * REQUEST_SECONDS) / spec.connections
+        if self.per_minute is not None:
+            seconds = max(seconds, 60 * self.requests / self.per_minute)
+        return (
+            f"retrieve: {self.objects:,} objects take about {self.requests:,} requests, "
+            f"{_bytes(self.size)} and {_time(seconds)} from "
+            f"{'a typical archive' if simulated else 'the archive'} with one worker"
+        )
 
 
 def _bytes(size: float) -> str:

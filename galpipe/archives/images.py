@@ -107,6 +107,8 @@ def check_size(header: Header) -> None:
         )
     if min(header.planes, header.ny, header.nx) < 1:
         raise BadImageError(Status.CORRUPT, "the image has no pixels")
+    if 4 * header.planes * header.ny * header.nx > LARGEST_CONTENT:
+        raise BadImageError(Status.CORRUPT, f"{header.planes} planes, more than 1 GiB of pixels")
 
 
 def _open(content: bytes) -> tuple[str, bytes]:

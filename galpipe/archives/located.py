@@ -232,6 +232,14 @@ def psfield_path(spec: Sdss | Sky, name: FieldName) -> str:
     )
 
 
+def mask_path(spec: Sdss | Sky, name: FieldName, band: str) -> str:
+    """Where a frame's mask lies below the archive's address, by release."""
+    return (
+        f"dr{spec.imaging_release}/{_tree(spec)}/photo/redux/{name.rerun}/{name.run}/objcs/"
+        f"{name.camcol}/{name.mask_file(band)}"
+    )
+
+
 def frame_address(spec: Sdss | Sky, name: FieldName, band: str) -> str:
     """Where a frame lies: the layout of the Science Archive Server by release."""
     return f"{spec.sas.rstrip('/')}/{frame_path(spec, name, band)}"
@@ -240,6 +248,11 @@ def frame_address(spec: Sdss | Sky, name: FieldName, band: str) -> str:
 def psfield_address(spec: Sdss | Sky, name: FieldName) -> str:
     """Where the point-spread functions of a field lie."""
     return f"{spec.sas.rstrip('/')}/{psfield_path(spec, name)}"
+
+
+def mask_address(spec: Sdss | Sky, name: FieldName, band: str) -> str:
+    """Where the mask of a frame lies."""
+    return f"{spec.sas.rstrip('/')}/{mask_path(spec, name, band)}"
 
 
 def needed_columns(spec: Sdss | Sky, names: Sequence[str]) -> list[str]:

@@ -13,6 +13,8 @@ from galpipe.archives.trouble import BadImageError
 from galpipe.status import Status
 
 LARGEST_FILE = 2**31  # bytes
+DENSEST = 200  # times its size in a zip that a large file may have; images reach some 20
+LARGE = 2**26  # bytes
 
 
 def read_member(root: str, name: str) -> bytes:
@@ -38,6 +40,8 @@ def _read(root: str, name: str, count: int | None) -> bytes:
                 return file.read(-1 if count is None else count)
         info = archive.getinfo(name)
         _refuse_large(info.file_size, count)
+        if count is None and info.file_size > max(LARGE, DENSEST * info.compress_size):
+            raise BadImageError(Status.CORRUPT, "a bomb: it unpacks to 200 times its size")
         with archive.open(info) as member:
             return member.read(-1 if count is None else count)
     except (FileNotFoundError, KeyError):

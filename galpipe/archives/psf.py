@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import zoom
 
 FINER = 8  # sub-pixels per pixel
 HALF_WIDTH = 12  # pixels around the peak that are looked at
@@ -16,6 +15,8 @@ def psf_fwhm(psf: NDArray[Any]) -> float:
     """FWHM in pixels of a PSF image (y, x): the diameter of the circle with the area above half
     of the peak, on a cubic spline through the pixels.  NaN where there is no peak.
     """
+    from scipy.ndimage import zoom  # a third of a second, which images without a PSF do not need
+
     values = np.nan_to_num(np.asarray(psf, np.float64))
     if values.ndim != 2 or min(values.shape) < 4 or not values.max() > 0:
         return float("nan")

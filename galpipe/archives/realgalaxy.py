@@ -19,6 +19,7 @@ import pyarrow as pa
 from astropy.io import fits
 
 from galpipe.archives.fits_images import header_of, image_of
+from galpipe.archives.hdus import refuse_endless
 from galpipe.archives.images import Header, Image
 from galpipe.archives.members import member_key, read_head, read_kept
 from galpipe.archives.trouble import BadImageError, corrupt
@@ -214,15 +215,18 @@ def hdu_bytes(root: str, member: str, number: int) -> bytes:
 @lru_cache(maxsize=8)
 def _spans(root: str, member: str, key: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
     """First and last byte of every HDU of a file, in order."""
+    content = read_kept(root, member)
+    refuse_endless(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with fits.open(io.BytesIO(read_kept(root, member)), memmap=False) as hdus:
+        with fits.open(io.BytesIO(content), memmap=False) as hdus:
             infos = [hdu.fileinfo() for hdu in hdus]
     return tuple((info["hdrLoc"], info["datLoc"] + info["datSpan"]) for info in infos)
 
 
 def decode_hdu(content: bytes) -> Image:
     """The image of one HDU cut out of its file; raises BadImageError."""
+    refuse_endless(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -236,6 +240,7 @@ def decode_hdu(content: bytes) -> Image:
 
 def hdu_header(content: bytes) -> Header:
     """Size of the image of one HDU cut out of its file; raises BadImageError."""
+    refuse_endless(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,212 +1,161 @@
 """The stage `retrieve`: every object's pixels, raw, in the parts of the store `cutouts`.
 
-What an earlier release holds already stays where it is; an image counts as the same while the bytes
-behind it are the same (`version`), wherever they lie and whatever their file is called.
+What an earlier release holds already stays where it is.  A part is addressed by its objects before
+any byte is fetched, so it also holds rows that failed because the archive did not answer.  Such a
+row decides nothing: no ledger with one counts as the answer to what was asked, and the next run
+makes a further part of just the objects that failed, addressed by them and by the part that lacks
+them.  A part of which every row failed is dropped.  All else (no coverage, a damaged file, an
+object off its frame) is decided and stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from galpipe import spec as specs
-from galpipe.archives.folder import Found, open_folder
-from galpipe.archives.headers import Looked, look_at_headers, look_at_versions
-from galpipe.archives.ledger import (
-    ABSENT,
-    INDEX,
-    LEDGER,
-    Line,
-    count_bands,
-    earlier_lines,
-    index_bytes,
-    object_ledger,
-    refuse_none,
-    table_bytes,
-)
-from galpipe.archives.planning import NewCutout, PlannedPart, plan_parts
-from galpipe.archives.sources import describe
+from galpipe.archives.provider import PlannedPart, Provider, Unfinished
 from galpipe.archives.spec import Archive, Folder, Hst, HstSky, Vo
-from galpipe.archives.writing import ShardWork, write_shard
 from galpipe.stages import Context
 from galpipe.stamps import parts
 from galpipe.stamps.parts import Part
 from galpipe.status import Status, count
-from galpipe.workspace import Ref, address, write_bytes
+from galpipe.workspace import Ref, address
 
-VERSION = 1
+FAILED = int(Status.FAILED)
 
 
 def retrieve(context: Context, spec: Archive, catalogue: Ref, base: Ref | None) -> Ref:
-    """Read the pixels of every object of a catalogue that an earlier release (`base`) lacks.
+    """Get the pixels of every object of a catalogue that an earlier release (`base`) lacks.
 
-    Returns the Ref of the ledger, `index.parquet`, with one row per row of the catalogue.
-    What is wrong with one object is told by its status and reason.  Raises InputError where the
-    archive cannot be read, or where no object at all has a usable image.
+    Returns the Ref of the ledger, `index.parquet`, with one row per row of the catalogue, and
+    `ledger.parquet`, with one per object and band.  What is wrong with one object is told by its
+    status and reason.  Raises InputError where the archive cannot be asked or read, or where no
+    object at all has a usable image.
     """
-    if isinstance(spec, Vo):
-        from galpipe.archives.vo.retrieve import retrieve_vo
-
-        return retrieve_vo(context, spec, catalogue, base)
-    if isinstance(spec, Hst | HstSky):
-        from galpipe.archives.hst.retrieve import retrieve_hst
-
-        return retrieve_hst(context, spec, catalogue, base)
-    if not isinstance(spec, Folder):
-        from galpipe.archives.served import retrieve_served  # a folder needs no network client
-
-        return retrieve_served(context, spec, catalogue, base)
     workspace = context.workspace
-    table = pq.read_table(
-        workspace.place(catalogue) / "catalogue.parquet", columns=["object_id", "ra", "dec", "file"]
-    )
-    ids: list[int | str] = table["object_id"].to_pylist()
-    found = look_at_versions(
-        context, spec, open_folder(spec).locate(ids, table["file"].to_pylist())
-    )
-    # What the pixels are, wherever they lie: fits and figures rest on this, never on the parts.
-    content = specs.digest(
-        [specs.identity(spec), ids, [one.version or one.reason for one in found]]
-    )
+    file = pq.ParquetFile(workspace.place(catalogue) / "catalogue.parquet")
+    provider = _provider(context, spec, file)
+    wanted = {"versions": provider.asked, "base": base}
+    asked = address("cutouts-asked", provider.version, spec, wanted)
+    known = workspace.manifest(asked)
+    if known is not None and workspace.manifest(Ref("cutouts", known["cutouts"])) is not None:
+        return Ref("cutouts", known["cutouts"])
+    ledger = provider.ledger
+    ledger.keep(context, spec, base)
+    _fetch(context, provider)
+    ledger.refuse_none(provider.mend)
+    ref = _commit(context, provider, base)
+    if not (ledger.status & FAILED).any():
+        workspace.begin(asked)
+        workspace.commit(asked, spec, {}, cutouts=ref.digest)
+    return ref
+
+
+def _provider(context: Context, spec: Archive, catalogue: pq.ParquetFile) -> Provider[Any]:
+    """The archive, asked for the objects of a catalogue; imports what this kind needs alone."""
+    if isinstance(spec, Folder):  # needs no network client
+        from galpipe.archives.filed import Filed
+
+        return Filed(context, spec, catalogue)
+    if isinstance(spec, Vo):
+        from galpipe.archives.vo.retrieve import VirtualObservatory
+
+        return VirtualObservatory(spec, catalogue)
+    if isinstance(spec, Hst | HstSky):
+        from galpipe.archives.hst.retrieve import HubbleArchive
+
+        return HubbleArchive(spec, catalogue)
+    from galpipe.archives.served import FieldArchive
+
+    return FieldArchive(spec, catalogue)
+
+
+def _fetch(context: Context, provider: Provider[Any]) -> None:
+    """Fetch what is waiting, and enter it into the ledger with the parts that hold it.
+
+    Parts of earlier runs are entered first, each of the rows that the one before it lacks; what
+    then fails again waits for the next run.
+    """
+    workspace, ledger = context.workspace, provider.ledger
+    rows = np.flatnonzero(ledger.status == 0)
+    after: str | None = None
+    while len(rows):
+        planned = provider.plan(context, rows, after)
+        fresh = [part for part in planned if workspace.manifest(part.ref) is None]
+        _write(context, provider, planned, fresh)
+        for part in planned:
+            made = Part(workspace.place(part.ref))
+            _enter(provider, part, made)
+            if part not in fresh:
+                continue
+            if (ledger.status[part.rows] & FAILED).all():
+                shutil.rmtree(made.path)
+            else:
+                workspace.commit(
+                    part.ref, provider.spec, {}, objects=len(part.rows), content=made.content()
+                )
+        if fresh or not planned:
+            break
+        after = planned[-1].ref.digest
+        rows = rows[(ledger.status[rows] & FAILED) != 0]
+
+
+def _write(
+    context: Context,
+    provider: Provider[Any],
+    planned: Sequence[PlannedPart],
+    fresh: Sequence[PlannedPart],
+) -> None:
+    """Make the shards that are not there, wherever the context's map runs them."""
+    unfinished = []
+    for part in fresh:
+        path = context.workspace.begin(part.ref, clean=False)
+        parts.create(path, part.layout, part.ids, dict(part.attributes))
+        unfinished.append(Unfinished(part, Part(path), Part(path).missing()))
+    waiting = [one for one in unfinished if one.missing]
+    if waiting:
+        total = sum(len(part.rows) for part in planned)
+        left = sum(one.objects for one in waiting)
+        with provider.work(context, waiting) as work:
+            if work.bill is not None:
+                context.progress.say(work.bill)
+            context.progress.start("retrieve", total, "objects", total - left)
+            for written in context.map(work.function, work.items):
+                context.progress.advance(written)
+            context.progress.finish()
+    for made in unfinished:
+        provider.tidy(made.part.path)
+
+
+def _enter(provider: Provider[Any], planned: PlannedPart, part: Part) -> None:
+    """Take over into the ledger what the shards of a part say of their objects."""
+    number = provider.ledger.hold(planned.ref.digest)
+    rows = planned.rows.tolist()
+    place = 0
+    for facts in part.facts():
+        for at in range(len(facts["status"])):
+            told = provider.told(facts, at, rows[place])
+            provider.ledger.enter(rows[place], number, place, facts, at, told)
+            place += 1
+
+
+def _commit(context: Context, provider: Provider[Any], base: Ref | None) -> Ref:
+    """The ledger, addressed by what its pixels are: fits and figures rest on this."""
+    workspace, spec, ledger = context.workspace, provider.spec, provider.ledger
+    content = provider.content()
     earlier = workspace.manifest(base) if base is not None else None
     if base is not None and earlier is not None and earlier["content"] == content:
         return base
-    ref = address("cutouts", VERSION, spec, {"content": content, "base": base})
+    ref = address("cutouts", provider.version, spec, {"content": content, "base": base})
     if workspace.manifest(ref) is not None:
         return ref
-    kept, kept_parts = earlier_lines(context, spec, base)
-    lines = [_line(id, one, kept) for id, one in zip(ids, found, strict=True)]
-    fresh = [row for row, one in enumerate(found) if one.source is not None and _is_new(lines[row])]
-    looked = look_at_headers(context, spec, [found[row] for row in fresh])
-    new = _new_cutouts(table, ids, found, lines, fresh, looked)
-    planned = plan_parts(spec, new)
-    _write(context, spec, planned)
-    for part in planned:
-        _enter(Part(workspace.place(part.ref)), part, lines)
-    refuse_none(lines, "mend sample.file, archive.bands or archive.path")
-    used = {line.part for line in lines if line.part is not None}
-    made = [p for p in kept_parts if p in used] + [part.ref.digest for part in planned]
-    place = workspace.begin(ref)
-    write_bytes(place / INDEX, index_bytes(table["object_id"], lines))
-    ledger = object_ledger(table["object_id"], spec.bands, lines)
-    write_bytes(place / LEDGER, table_bytes(ledger))
+    ledger.write(workspace.begin(ref))
     return workspace.commit(
-        ref,
-        spec,
-        {"base": base.digest if base else None},
-        content=content,
-        parts=made,
-        objects=len(lines),
-        by_status=count(line.status for line in lines),
-        by_band=count_bands(ledger),
-    )
-
-
-def _line(id: int | str, found: Found, kept: dict[tuple[int | str, str], Line]) -> Line:
-    """What is known of an object before its pixels are read."""
-    source = describe(found.source) if found.source is not None else None
-    # An image that is gone from the source keeps the pixels that an earlier release fetched.
-    absent = found.version is None and bool(found.status & Status.MISSING_FILE)
-    old = kept.get((id, ABSENT if absent else found.version or ""))
-    if old is not None:
-        source = old.source if absent else source
-        return Line(
-            old.version, old.part, old.row, old.status, source, old.sha256, old.reason
-        )  # fmt: skip
-    return Line(found.version, None, -1, found.status, source, None, found.reason or None)
-
-
-def _is_new(line: Line) -> bool:
-    return line.status == 0
-
-
-def _new_cutouts(
-    table: pa.Table,
-    ids: Sequence[int | str],
-    found: Sequence[Found],
-    lines: Sequence[Line],
-    fresh: Sequence[int],
-    looked: Sequence[Looked],
-) -> list[NewCutout]:
-    """The objects to read; those with a bad header get their status at once."""
-    ra = table["ra"].to_numpy(zero_copy_only=False)
-    dec = table["dec"].to_numpy(zero_copy_only=False)
-    new = []
-    for row, look in zip(fresh, looked, strict=True):
-        one = found[row]
-        if look.header is None:
-            lines[row].status, lines[row].reason = look.status, look.reason
-        elif one.source is not None and one.version is not None:
-            new.append(
-                NewCutout(
-                    row, ids[row], one.version, one.source, look.header, look.psf_side,
-                    float(ra[row]), float(dec[row]),
-                )
-            )  # fmt: skip
-    return new
-
-
-def _write(context: Context, spec: Folder, planned: Sequence[PlannedPart]) -> None:
-    """Make the parts that are not there, shard by shard, wherever the context's map runs them."""
-    workspace = context.workspace
-    waiting = [part for part in planned if workspace.manifest(part.ref) is None]
-    attributes = {
-        "bands": list(spec.bands),
-        "unit": "as in the source",
-        "rows": "y as in the file: down in JPEG and PNG, up in FITS",
-        "rights": spec.rights,
-    }
-    for part in waiting:
-        objects: Any = [cutout.id for cutout in part.objects]
-        parts.create(
-            workspace.begin(part.ref, clean=False), part.layout, np.asarray(objects), attributes
-        )
-    total = sum(len(part.objects) for part in planned)
-    work = list(_shards(context, spec, waiting))
-    done = total - sum(len(shard.sources) for shard in work)
-    context.progress.start("retrieve", total, "objects", done)
-    for written in context.map(write_shard, work):
-        context.progress.advance(written)
-    context.progress.finish()
-    for part in waiting:
-        content = Part(workspace.place(part.ref)).content()
-        workspace.commit(part.ref, spec, {}, objects=len(part.objects), content=content)
-
-
-def _shards(context: Context, spec: Folder, waiting: Sequence[PlannedPart]) -> Iterator[ShardWork]:
-    """The shards that are not committed yet."""
-    for planned in waiting:
-        path = context.workspace.place(planned.ref)
-        part = Part(path)
-        image = planned.layout.arrays[0]
-        for shard in part.missing():
-            members = planned.objects[part.rows(shard)]
-            yield ShardWork(
-                spec=spec,
-                part=str(path),
-                shard=shard,
-                bucket=image.shape[-1],
-                dtype=str(image.dtype),
-                psf_side=planned.psf_side,
-                sources=tuple(cutout.source for cutout in members),
-                ra=tuple(cutout.ra for cutout in members),
-                dec=tuple(cutout.dec for cutout in members),
-            )
-
-
-def _enter(part: Part, planned: PlannedPart, lines: Sequence[Line]) -> None:
-    """Take over into the ledger what the shards of a part say of their objects."""
-    row = 0
-    for facts in part.facts():
-        for checksum, status, reason in zip(
-            facts["sha256"], facts["status"], facts["reason"], strict=True
-        ):
-            line = lines[planned.objects[row].catalogue_row]
-            line.sha256, line.status, line.reason = checksum, status, reason
-            if status & Status.OK:
-                line.part, line.row = planned.ref.digest, row
-            row += 1
+        ref, spec, {"base": base.digest if base else None}, content=content,
+        parts=ledger.held(), objects=len(ledger), by_status=count(ledger.status.tolist()),
+        by_band=ledger.by_band(),
+    )  # fmt: skip

@@ -1,44 +1,45 @@
-"""Retrieval from archives that serve fields: which parts are to be made, and their ledger.
+"""Retrieval from archives that serve fields: which parts are to be made, and who makes what.
 
-A part is addressed by its objects before any byte is fetched, so it also holds rows that failed
-because the archive did not answer.  Such a row decides nothing: no ledger with one counts as the
-answer to what was asked, and the next run makes a further part of just the objects that failed,
-addressed by them and by the part that lacks them.  A part of which every row failed is dropped.
-All else (no coverage, a damaged file, an object off its frame) is decided and stays.
+Fields are packed whole into whole shards, so that a frame is fetched and decoded by one task, once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from galpipe import spec as specs
-from galpipe.archives.bill import estimate
-from galpipe.archives.fetching import FetchWork, fetch_shards
+from galpipe.archives.bill import JPEG_BYTES_PER_PIXEL, Cost
+from galpipe.archives.fetching import fetch_shards
+from galpipe.archives.fieldwork import FetchWork
 from galpipe.archives.framecache import FrameCache
 from galpipe.archives.frames import FieldName
 from galpipe.archives.ledger import Ledger, ids_digest
 from galpipe.archives.located import Targets, frame_path, locate, needed_columns
 from galpipe.archives.packing import pack, shard_size
+from galpipe.archives.pixelmask import bit_names
 from galpipe.archives.planning import part_layout
+from galpipe.archives.provider import PlannedPart, Provider, Unfinished, Work
 from galpipe.archives.psfield import SIDE as PSF_SIDE
 from galpipe.archives.sky import answering
 from galpipe.archives.spec import Frames, Sdss, Sky
 from galpipe.stages import Context
-from galpipe.stamps import parts
-from galpipe.stamps.parts import Part, PartLayout
-from galpipe.status import Status, count
-from galpipe.workspace import Ref, address
+from galpipe.stamps.parts import PartLayout
+from galpipe.workspace import address
 
 VERSION = 2
-MEND = "mend the positions and columns of the sample, or the addresses and sizes of the archive"
 FIELD_BITS = (1, 1 << 16, 1 << 19, 1 << 35)  # field, camcol, run, rerun in one number
+FRAME_BYTES = 2.6e6  # of a frame as bz2; 2 to 3 MB are typical
+PSFIELD_BYTES = 0.5e6
+MASK_BYTES = 0.1e6  # of an fpM file as gzip
 
 
 @dataclass(frozen=True)
@@ -50,40 +51,74 @@ class Task:
     stop: int
 
 
-@dataclass(frozen=True)
-class ServedPart:
-    """A part to be made: its address and shape, its objects in row order, and who writes what."""
+@dataclass(frozen=True, eq=False)
+class ServedPart(PlannedPart):
+    """A part to be made: its objects in row order, and who writes what."""
 
-    ref: Ref
-    layout: PartLayout
     targets: Targets
     tasks: tuple[Task, ...]
 
 
-def retrieve_served(context: Context, spec: Sdss | Sky, catalogue: Ref, base: Ref | None) -> Ref:
-    """Fetch the pixels of every object of a catalogue that an earlier release (`base`) lacks.
+class FieldArchive(Provider[ServedPart]):
+    """SDSS, or the sky that comes with galpipe."""
 
-    As `galpipe.archives.retrieve.retrieve`, for archives that answer over a network.
-    """
-    workspace = context.workspace
-    file = pq.ParquetFile(workspace.place(catalogue) / "catalogue.parquet")
-    table = file.read(columns=needed_columns(spec, file.schema_arrow.names))
-    targets = locate(spec, table)
-    del table
-    versions = _digest(targets)
-    asked = address("cutouts-asked", VERSION, spec, {"versions": versions, "base": base})
-    known = workspace.manifest(asked)
-    if known is not None and workspace.manifest(Ref("cutouts", known["cutouts"])) is not None:
-        return Ref("cutouts", known["cutouts"])
-    ledger = Ledger(targets, spec.bands)
-    ledger.keep(context, spec, base)
-    _fetch(context, spec, ledger)
-    ledger.refuse_none(MEND)
-    ref = _commit(context, spec, ledger, base)
-    if not (ledger.status & int(Status.FAILED)).any():
-        workspace.begin(asked)
-        workspace.commit(asked, spec, {}, cutouts=ref.digest)
-    return ref
+    version = VERSION
+    mend = "mend the positions and columns of the sample, or the addresses and sizes of the archive"
+
+    def __init__(self, spec: Sdss | Sky, catalogue: pq.ParquetFile) -> None:
+        """Raises InputError where the columns that tell the fields or the sizes are not there."""
+        columns = needed_columns(spec, catalogue.schema_arrow.names)
+        targets = locate(spec, catalogue.read(columns=columns))
+        self.spec: Sdss | Sky = spec
+        self.targets = targets
+        self.asked = _digest(targets)
+        self.ledger = Ledger(
+            targets.ids,
+            pa.array([targets.version(row) for row in range(len(targets))], pa.string()),
+            targets.status,
+            targets.reasons,
+            spec.bands,
+            source=targets.source,
+            url=self._url,
+        )
+
+    def plan(
+        self, context: Context, rows: NDArray[np.int64], after: str | None
+    ) -> list[ServedPart]:  # fmt: skip
+        """One part; see `plan`."""
+        return [plan(self.spec, self.targets.take(rows), after)]
+
+    @contextlib.contextmanager
+    def work(
+        self, context: Context, unfinished: Sequence[Unfinished[ServedPart]]
+    ) -> Iterator[Work]:  # fmt: skip
+        """The tasks with a shard that is not there, and their bill."""
+        (one,) = unfinished
+        missing = set(one.missing)
+        tasks = [task for task in one.planned.tasks if not missing.isdisjoint(task.shards)]
+        with answering(context, self.spec) as spec:
+            work = _work(spec, one.planned, str(one.part.path), tasks)
+            cost = estimate(spec, one.planned.targets, tasks)
+            yield Work(fetch_shards, work, cost.told(spec, spec.kind == "sky"))
+
+    def tidy(self, path: Path) -> None:
+        """Drop the frames that several tasks wanted."""
+        FrameCache(path, self.spec.cache).clear()
+
+    def content(self) -> str:
+        """A digest of what the pixels of all objects are, wherever they lie."""
+        total = hashlib.sha256(specs.canonical(self.spec).encode())
+        for column in (self.targets.keys, self.ledger.status, self.ledger.digest):
+            total.update(np.ascontiguousarray(column).data.cast("B"))
+        total.update(ids_digest(self.targets.ids))
+        return total.hexdigest()[: specs.DIGEST_CHARACTERS]
+
+    def _url(self, row: int, band: str) -> str | None:
+        if self.targets.reference is None:
+            release = self.spec.imaging_release
+            return f"dr{release}/SkyServerWS/ImgCutout/{self.targets.source(row)}"
+        field = self.targets.field(row)
+        return frame_path(self.spec, field, band) if field is not None else None
 
 
 def _digest(targets: Targets) -> str:
@@ -92,31 +127,6 @@ def _digest(targets: Targets) -> str:
     total.update(targets.keys.tobytes())
     total.update(targets.status.tobytes())
     return total.hexdigest()[: specs.DIGEST_CHARACTERS]
-
-
-def _fetch(context: Context, spec: Sdss | Sky, ledger: Ledger) -> None:
-    """Fetch what is waiting, and enter it into the ledger with the parts that hold it."""
-    waiting = ledger.targets.take(np.flatnonzero(ledger.status == 0))
-    made: str | None = None
-    while len(waiting):
-        planned = plan(spec, waiting, made)
-        fresh = context.workspace.manifest(planned.ref) is None
-        if fresh:
-            _write(context, spec, planned)
-        part = Part(context.workspace.place(planned.ref))
-        _enter(part, planned, ledger)
-        failed = (ledger.status[waiting.rows] & int(Status.FAILED)) != 0
-        waiting = waiting.take(np.flatnonzero(failed))
-        if fresh and len(waiting) == len(planned.targets):
-            shutil.rmtree(part.path)
-            break
-        if fresh:
-            context.workspace.commit(
-                planned.ref, spec, {}, objects=len(planned.targets), content=part.content()
-            )
-        made = planned.ref.digest
-        if fresh:
-            break
 
 
 def plan(spec: Sdss | Sky, waiting: Targets, after: str | None) -> ServedPart:
@@ -137,6 +147,7 @@ def plan(spec: Sdss | Sky, waiting: Targets, after: str | None) -> ServedPart:
     layout = part_layout(
         spec, len(waiting), dtype, side, PSF_SIDE if frames and frames.psf else 0,
         psf_bands=bool(frames), variance=bool(frames and frames.variance),
+        mask=bit_names() if frames and frames.mask else None,
         extinction=bool(frames and frames.deredden),
     )  # fmt: skip
     shard = layout.shard
@@ -157,8 +168,15 @@ def plan(spec: Sdss | Sky, waiting: Targets, after: str | None) -> ServedPart:
         last = int(ends[field - 1])
         tasks.append(Task(task.shards, first, last))
         first = last
+    attributes = {
+        "bands": list(spec.bands),
+        "unit": "nanomaggy/pixel" if frames else "as in the source",
+        "rows": "y up, as in FITS" if frames else "y down, as in JPEG",
+        "rights": spec.rights,
+    }
     parents = {"objects": _digest(targets), "store": [dtype, side, shard], "after": after}
-    return ServedPart(address("cutout-part", VERSION, spec, parents), layout, targets, tuple(tasks))
+    ref = address("cutout-part", VERSION, spec, parents)
+    return ServedPart(ref, layout, targets.rows, targets.ids, attributes, targets, tuple(tasks))
 
 
 def field_keys(fields: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -174,33 +192,21 @@ def field_of(key: int) -> FieldName:
     return FieldName(rerun, run, *divmod(rest, FIELD_BITS[1]))
 
 
-def _write(context: Context, spec: Sdss | Sky, planned: ServedPart) -> None:
-    """Make the shards of a part that are not there, wherever the context's map runs them."""
-    path = context.workspace.begin(planned.ref, clean=False)
-    frames = isinstance(spec.pixels, Frames)
-    attributes = {
-        "bands": list(spec.bands),
-        "unit": "nanomaggy/pixel" if frames else "as in the source",
-        "rows": "y up, as in FITS" if frames else "y down, as in JPEG",
-        "rights": spec.rights,
-    }
-    parts.create(path, planned.layout, planned.targets.ids, attributes)
-    part = Part(path)
-    missing = set(part.missing())
-    left = sum(part.rows(shard).stop - part.rows(shard).start for shard in missing)
-    if not missing:
-        FrameCache(path, spec.cache).clear()  # of a run that ended before it could
-        return
-    work = [task for task in planned.tasks if not missing.isdisjoint(task.shards)]
-    context.progress.say(estimate(spec, planned.targets, work))
-    with answering(context, spec) as answered:
-        context.progress.start(
-            "retrieve", len(planned.targets), "objects", len(planned.targets) - left
-        )
-        for written in context.map(fetch_shards, _work(answered, planned, str(path), work)):
-            context.progress.advance(written)
-        context.progress.finish()
-    FrameCache(path, spec.cache).clear()
+def estimate(spec: Sdss | Sky, targets: Targets, tasks: Sequence[Task]) -> Cost:
+    """What some tasks of a part will take: each frame once, or each colour image."""
+    rows = np.concatenate([np.arange(task.start, task.stop) for task in tasks])
+    objects = len(rows)
+    if not isinstance(spec.pixels, Frames):
+        size = objects * spec.pixels.side**2 * JPEG_BYTES_PER_PIXEL
+        return Cost(objects, objects, size, spec.requests_per_minute)
+    fields = len(np.unique(targets.fields[rows], axis=0))
+    requests, size = fields * len(spec.bands), fields * len(spec.bands) * FRAME_BYTES
+    if spec.pixels.psf:
+        requests, size = requests + fields, size + fields * PSFIELD_BYTES
+    if spec.pixels.mask:
+        masks = fields * len(spec.bands)
+        requests, size = requests + masks, size + masks * MASK_BYTES
+    return Cost(objects, requests, size, spec.files_per_minute)
 
 
 def _work(
@@ -242,40 +248,3 @@ class _Owners:
             if others:
                 found[field_of(key)] = tuple(others)
         return found
-
-
-def _enter(part: Part, planned: ServedPart, ledger: Ledger) -> None:
-    """Take over into the ledger what the shards of a part say of their objects."""
-    number = len(ledger.parts)
-    ledger.parts.append(part.path.name)
-    rows = planned.targets.rows.tolist()
-    first = 0
-    for facts in part.facts():
-        for at in range(len(facts["status"])):
-            ledger.enter(rows[first + at], number, first + at, facts, at)
-        first += len(facts["status"])
-
-
-def _commit(context: Context, spec: Sdss | Sky, ledger: Ledger, base: Ref | None) -> Ref:
-    """The ledger, addressed by what its pixels are: fits and figures rest on this."""
-    workspace = context.workspace
-    content = ledger.content(spec)
-    earlier = workspace.manifest(base) if base is not None else None
-    if base is not None and earlier is not None and earlier["content"] == content:
-        return base
-    ref = address("cutouts", VERSION, spec, {"content": content, "base": base})
-    if workspace.manifest(ref) is not None:
-        return ref
-
-    def url(targets: Targets, row: int, band: str) -> str | None:
-        if targets.reference is None:
-            return f"dr{spec.imaging_release}/SkyServerWS/ImgCutout/{targets.source(row)}"
-        field = targets.field(row)
-        return frame_path(spec, field, band) if field is not None else None
-
-    ledger.write(workspace.begin(ref), url)
-    return workspace.commit(
-        ref, spec, {"base": base.digest if base else None}, content=content,
-        parts=ledger.held(), objects=len(ledger.targets),
-        by_status=count(ledger.status.tolist()), by_band=ledger.by_band(),
-    )  # fmt: skip

@@ -1,23 +1,29 @@
 """Samples by SQL from SkyServer: asked through astroquery, page by page, and the bytes judged here.
 
 SkyServer adds a TOP 500,000 where a query has none and says nothing of it, answers a rate limit and
-some errors with status 200, and a cut connection leaves a shorter but well-formed table.
+some errors with status 200, and a cut connection leaves a shorter but well-formed table: its
+answers come without their length.  Where the length does not prove an answer whole, the rows are
+counted by a second query.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from galpipe.archives.download import USER_AGENT, backoff, is_local, pace_of, retry_after
+from galpipe.archives.connections import is_local
+from galpipe.archives.download import TRY_AGAIN, USER_AGENT
+from galpipe.archives.pace import pace_of
 from galpipe.archives.spec import Sdss, Sky
+from galpipe.archives.sqltext import counting, limit_of
+from galpipe.archives.waiting import backoff, retry_after
 from galpipe.errors import InputError
 from galpipe.sample.spec import Sample
 from galpipe.sample.table import read_table
@@ -27,7 +33,6 @@ SQL_SECONDS = 660.0  # the server ends a query after 600
 RATE_WAIT = 15.0  # times the patience: after "Maximum 60 queries allowed per minute"
 LAST = "{last}"
 FIRST_KEY = -1  # below every identifier of SDSS
-TOP = re.compile(r"^\s*select\s+(?:distinct\s+)?top\s*\(?\s*(\d+)", re.IGNORECASE)
 
 
 class _TryAgainError(Exception):
@@ -44,17 +49,17 @@ def query(spec: Sdss | Sky, sample: Sample) -> pa.Table:
 
     A query with `{last}` is asked again and again with the identifier of the last row, until no row
     is left; each page must come in order of the identifier.  One without is asked once, and an
-    answer as long as its limit is refused, since nothing tells whether it was cut.
+    answer as long as its limit is refused, since nothing tells whether it was cut.  An answer that
+    ends a table and came without its length is counted by a second query.
 
     Raises InputError where the query or the server is no good.
     """
     sql = (sample.sql or "").strip()
     if not sql.lower().startswith("select "):
         raise InputError("sample.sql: SkyServer takes queries that begin with SELECT; mend it.")
-    found = TOP.match(sql)
-    limit = min(int(found[1]), MOST_ROWS) if found else MOST_ROWS
+    limit = limit_of(sql, MOST_ROWS)
     if LAST not in sql:
-        header, rows = _page(spec, sql)
+        header, rows = _page(spec, sql, lambda count: count < limit)
         if len(rows) >= limit:
             raise InputError(
                 f"sample.sql: the answer has {len(rows)} rows, as many as one answer may have, so "
@@ -69,7 +74,7 @@ def query(spec: Sdss | Sky, sample: Sample) -> pa.Table:
     header, last = "", FIRST_KEY
     everything: list[str] = []
     while True:
-        page_header, rows = _page(spec, sql.replace(LAST, str(last)))
+        page_header, rows = _page(spec, sql.replace(LAST, str(last)), lambda count: not count)
         if header and page_header != header:
             raise InputError("sample.sql: the pages have different columns; ask again.")
         header = page_header
@@ -103,19 +108,48 @@ def _table(header: str, rows: list[str], id: str) -> pa.Table:
     return read_table("\n".join([header, *rows, ""]).encode(), "sample.sql.csv", id)
 
 
-def _page(spec: Sdss | Sky, sql: str) -> tuple[str, list[str]]:
-    """The header and the lines of one answer."""
+def _page(spec: Sdss | Sky, sql: str, ends: Callable[[int], bool]) -> tuple[str, list[str]]:
+    """The header and the lines of one answer.
+
+    `ends`: whether a table ends with an answer of so many rows, which then must be proved whole.
+    """
     for attempt in range(spec.tries):
         try:
-            return _judged(_answer(spec, sql), spec.patience)
+            header, lines, proved = _judged(_answer(spec, sql), spec.patience)
+            if not proved and ends(len(lines)):
+                _compare(spec, sql, sum(1 for _ in csv.reader(lines)))
+            return header, lines
         except _TryAgainError as trouble:
             reason = trouble.reason
+            if trouble.wait is not None and trouble.wait > spec.longest_wait:
+                reason += (
+                    f", and asks to wait {trouble.wait:.0f} s, more than archive.longest_wait "
+                    f"({spec.longest_wait:g} s)"
+                )
+                break
             if attempt + 1 < spec.tries:
                 time.sleep(backoff(spec.patience, attempt, trouble.wait))
+    tries = "1 try" if attempt == 0 else f"{attempt + 1} tries"
     raise InputError(
-        f"sample.sql: {spec.skyserver} gave no usable answer in {spec.tries} tries ({reason}); "
+        f"sample.sql: {spec.skyserver} gave no usable answer in {tries} ({reason}); "
         "run the survey again later, or mend archive.skyserver."
     )
+
+
+def _compare(spec: Sdss | Sky, sql: str, rows: int) -> None:
+    """Count the rows of a query at the server; raises _TryAgainError where there are not `rows`."""
+    try:
+        _, lines, _ = _judged(_answer(spec, counting(sql)), spec.patience)
+        there = int(lines[0]) if lines else -1
+    except (InputError, ValueError) as error:
+        raise InputError(
+            f"sample.sql: the answer came without its length, and its rows cannot be counted "
+            f"({error}); select plain columns with FROM, WHERE and ORDER BY."
+        ) from None
+    if there < 0:
+        raise _TryAgainError("the number of rows did not come")
+    if there != rows:
+        raise _TryAgainError(f"the answer is cut off: {rows} of {there} rows came")
 
 
 def _answer(spec: Sdss | Sky, sql: str) -> Any:
@@ -123,14 +157,19 @@ def _answer(spec: Sdss | Sky, sql: str) -> Any:
     import requests
     from astroquery import sdss
 
+    from galpipe.archives.timed import Timed
+
     asking = sdss.SDSSClass()
-    asking._session.trust_env = not is_local(spec.skyserver)
-    asking._session.headers["User-Agent"] = USER_AGENT
+    session = asking._session
+    session.trust_env = not is_local(spec.skyserver)
+    session.headers["User-Agent"] = USER_AGENT
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Timed(spec.timeout, SQL_SECONDS))
     pace = pace_of(spec)
     if pace is not None:
         pace.wait()
     try:
-        with sdss.conf.set_temp("skyserver_baseurl", spec.skyserver.rstrip("/")), asking._session:
+        with sdss.conf.set_temp("skyserver_baseurl", spec.skyserver.rstrip("/")), session:
             # A cached answer would be a bad one kept for a week.
             return asking.query_sql_async(
                 sql, timeout=SQL_SECONDS, data_release=spec.catalog_release, cache=False
@@ -139,13 +178,16 @@ def _answer(spec: Sdss | Sky, sql: str) -> Any:
         raise _TryAgainError(f"no whole answer: {type(error).__name__}") from None
 
 
-def _judged(answer: Any, patience: float) -> tuple[str, list[str]]:
-    """The header and lines of a good answer; raises InputError or _TryAgainError of a bad one."""
+def _judged(answer: Any, patience: float) -> tuple[str, list[str], bool]:
+    """The header and lines of a good answer, and whether its length proves it whole.
+
+    Raises InputError or _TryAgainError of a bad one.
+    """
     text = answer.content.decode("utf-8", "replace").removeprefix("\ufeff")
     said = _complaint(text)
     if answer.status_code != 200:
         reason = f"HTTP {answer.status_code}{': ' + said if said else ''}"
-        if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
+        if answer.status_code in TRY_AGAIN or answer.status_code >= 500:
             raise _TryAgainError(reason, retry_after(answer.headers.get("Retry-After")))
         raise InputError(f"sample.sql: SkyServer refused the query ({reason}); mend the query.")
     if not text.strip():
@@ -158,7 +200,12 @@ def _judged(answer: Any, patience: float) -> tuple[str, list[str]]:
         raise InputError(f"sample.sql: SkyServer refused the query ({said}); mend the query.")
     length = answer.headers.get("Content-Length")
     encoded = answer.headers.get("Content-Encoding", "identity") != "identity"
-    if length is not None and not encoded and len(answer.content) < int(length):
+    if (
+        length is not None
+        and length.isdecimal()
+        and not encoded
+        and len(answer.content) < int(length)
+    ):
         raise _TryAgainError("the answer is cut off")
     lines = text.replace("\r\n", "\n").split("\n")
     if lines[0].startswith("#"):
@@ -166,11 +213,14 @@ def _judged(answer: Any, patience: float) -> tuple[str, list[str]]:
     columns = _fields(lines[0]) if lines else 0
     if not lines or lines[-1] != "" or (len(lines) > 2 and _fields(lines[-2]) != columns):
         raise _TryAgainError("the answer is cut off within a line")
-    return lines[0], [line for line in lines[1:] if line]
+    return lines[0], [line for line in lines[1:] if line], length is not None
 
 
 def _fields(line: str) -> int:
-    return len(next(csv.reader([line]), []))
+    try:
+        return len(next(csv.reader([line]), []))
+    except csv.Error:
+        raise _TryAgainError("a line that is no CSV") from None
 
 
 def _complaint(text: str) -> str:
@@ -179,7 +229,7 @@ def _complaint(text: str) -> str:
     if stripped[:1] in ("{", "["):
         try:
             found = json.loads(stripped)
-        except ValueError:
+        except (ValueError, RecursionError):
             return "an unreadable JSON answer"
         found = found[0] if isinstance(found, list) and found else found
         said = found.get("ErrorMessage") if isinstance(found, dict) else None

@@ -84,6 +84,7 @@ class Frames:
     north_up: bool = False  # every band resampled: north up, east left; else the frame's pixels
     variance: bool = False  # keep the variance of every pixel, of sky, light and read-out
     psf: bool = False  # keep the point-spread function at the object, per band, of psField files
+    mask: bool = False  # keep the bits of every pixel, of fpM files: saturated, cosmic ray
     deredden: bool = False  # undo Galactic extinction, by extinction_{band} or ebv of the sample
 
 
@@ -113,6 +114,7 @@ class Remote:
     timeout: float = run_time(30.0, gt=0)  # seconds without a byte
     tries: int = run_time(5, ge=1, le=20)  # of a request, before the object is FAILED
     patience: float = run_time(1.0, ge=0, le=60)  # seconds; the first wait at most, then doubled
+    longest_wait: float = run_time(600.0, ge=0)  # seconds; who asks for more is left to a later run
 
 
 @spec
@@ -282,6 +284,7 @@ class Zcut:
     camera: Literal["acs_wfc", "wfc3_uvis", "wfc3_ir"] = "acs_wfc"  # the detector whose product
 
 
+Proposal = Annotated[int, Field(ge=1, le=99999)]
 Place = Annotated[str, Field(pattern=r"^(mast:|s3://)?[A-Za-z0-9_+-][A-Za-z0-9_.+/-]*$")]
 
 
@@ -301,9 +304,27 @@ class Mosaic:
     kind: Literal["mosaic"] = "mosaic"
     size: Size = FixedSize(half=3.0)
     tiles: Annotated[tuple[Tile, ...], Field(min_length=1, max_length=2000)]  # of all bands
+    psf: bool = False  # keep the point-spread function of each tile's own stars, per band
 
 
-HubblePixels = Annotated[Hapcut | Zcut | Mosaic, Field(discriminator="kind")]
+@spec
+class Products:
+    """Cutouts of the drizzled products that MAST lists about the objects, read as a mosaic is.
+
+    In each filter the one with the longest exposure that saw the object; where several have the
+    same, the first by name.  A file that the archive gives only whole is fetched whole, once.
+    """
+
+    kind: Literal["products"] = "products"
+    size: Size = FixedSize(half=3.0)
+    camera: Literal["acs_wfc", "wfc3_uvis", "wfc3_ir"] = "acs_wfc"  # the detector whose product
+    mosaics: Literal["visit", "skycell"] = "visit"  # of single visits, or of all that saw a place
+    coarse: bool = False  # WFC3/IR skycells also come with coarse pixels: take those
+    proposals: tuple[Proposal, ...] = ()  # PROPOSID of those that may be taken; (): any
+    psf: bool = False  # keep the point-spread function of each product's own stars, per band
+
+
+HubblePixels = Annotated[Hapcut | Zcut | Mosaic | Products, Field(discriminator="kind")]
 
 
 @spec
@@ -312,6 +333,9 @@ class Hubble(Remote):
 
     bands: Bands = ("F814W",)  # filters, the order of the planes
     pixels: HubblePixels = Hapcut()
+    catalogue: Literal["hubble-source-catalog", "hap-point", "hap-segment"] = (
+        "hubble-source-catalog"  # what sample.cone asks: the first ends in 2017, HAP's go on
+    )
     reference: Band = "F814W"  # the filter whose pixels all others are brought to
     pixel_scale: float = Field(default=0.04, gt=0, le=1)  # arcsec/pixel, as the images must have
     camera_pixel: float = Field(default=0.05, gt=0, le=1)  # arcsec/pixel of the camera itself

@@ -36,10 +36,10 @@ def _objects(context: Context, archive: Archive, sample: Sample) -> pa.Table:
         with standing.answering(context, archive) as named:
             return tap.query(named, sample)
     if isinstance(archive, Hst | HstSky):
-        from galpipe.archives.hst import hubble_catalogue, serving
+        from galpipe.archives.hst import cone, serving
 
         with serving.answering(context, archive) as hubble:
-            return hubble_catalogue.query(hubble, sample)
+            return cone.query(hubble, sample)
     from galpipe.archives.sky import answering
     from galpipe.archives.skyserver import query
 

@@ -19,6 +19,13 @@ class BadImageError(Exception):
         return BadImageError, (self.status, self.reason)
 
 
+class NoPiecesError(BadImageError):
+    """A server gives files only whole."""
+
+    def __init__(self) -> None:
+        super().__init__(Status.FAILED, "the archive gives no pieces of files (ignores Range)")
+
+
 def corrupt(error: Exception) -> BadImageError:
     """The error of a decoder as a reason: one line, short, without addresses in memory."""
     text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "", " ".join(str(error).split())).strip()

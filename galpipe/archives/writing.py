@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from galpipe.archives.judging import judge
 from galpipe.archives.sources import Cutout, Reader, Source
 from galpipe.archives.spec import Folder
 from galpipe.archives.trouble import BadImageError
@@ -89,28 +90,6 @@ def _place(
     if work.spec.layout == "realgalaxy":
         status |= _place_psf(cutout, row, arrays)
     return cutout.sha256, status, reason
-
-
-def judge(pixels: NDArray[Any]) -> tuple[Status, str | None, float]:
-    """Whether an image (band, y, x) can be used, why not, and its coverage (0..1).
-
-    The coverage is the fraction of pixels that are defined in every band.
-    """
-    if pixels.dtype == np.uint8:
-        low, high = pixels.min(), pixels.max()
-        coverage = 1.0
-    else:
-        defined = np.isfinite(pixels)
-        coverage = float(defined.all(axis=0).mean())
-        absent = ~defined.any(axis=(1, 2))
-        if absent.all():
-            return Status.BLANK, "all pixels are undefined", coverage
-        if absent.any():
-            return Status.MISSING_BAND, "a band has no defined pixel", coverage
-        low, high = np.nanmin(pixels), np.nanmax(pixels)
-    if low == high:
-        return Status.BLANK, f"all pixels are {low:g}", coverage
-    return (Status.OK if coverage == 1 else Status.OK | Status.EDGE), None, coverage
 
 
 def _place_psf(cutout: Cutout, row: int, arrays: dict[str, NDArray[Any]]) -> Status:

@@ -7,7 +7,6 @@ is not the same as a number not given.  Integers never pass through float.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import re
 import warnings
@@ -20,9 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from galpipe.errors import InputError
+from galpipe.sample.fits_shape import why_refused
+from galpipe.sample.parquet_table import read_parquet
+from galpipe.sample.table_bytes import table_bytes
+from galpipe.sample.votable_shape import BadVotableError, check_shape
 
 # A reserved column: the image of each row, as the archive that gave the table names it.  It serves
 # where the survey names no `file` column and is not carried into the catalogue.
@@ -34,6 +36,8 @@ SUFFIXES = {
     ".vot": VOTABLE, ".votable": VOTABLE, ".xml": VOTABLE, ".parquet": PARQUET, ".parq": PARQUET,
 }  # fmt: skip
 NULLS = ["", "NULL", "null", "N/A", "n/a", "NA", "#N/A", "--"]  # in columns of numbers
+MOST_COLUMNS = 10_000  # of a CSV table
+VARYING = re.compile(r"\d*[PQ]")  # formats of FITS columns whose cells lie in the heap
 LONGEST_VECTOR = 64  # a longer vector column of a FITS table stays a list
 
 
@@ -48,9 +52,11 @@ def read_table(source: Path | bytes, name: str = "", id: str | None = None) -> p
 
     `source` is a path or the file's bytes, `name` the name to show and to tell the format from
     (the path's own by default).  `id` names the column to keep as exact text where the format is
-    text.  Vector columns of FITS and VOTable become `name_0`, `name_1`, ...
+    text.  Vector columns of FITS and VOTable become `name_0`, `name_1`, ...; columns of complex
+    numbers, and those of FITS whose cells vary in length, are left out.
 
-    Raises InputError where the file is absent, of no known format, or unreadable.
+    Raises InputError where the file is absent, of no known format, unreadable, or made to take more
+    time or memory than a table can.
     """
     name = name or (str(source) if isinstance(source, Path) else "table")
     kind = table_format(name)
@@ -59,14 +65,7 @@ def read_table(source: Path | bytes, name: str = "", id: str | None = None) -> p
             f"{name}: not a table that galpipe reads; give CSV, FITS, VOTable or Parquet."
         )
     try:
-        content = source.read_bytes() if isinstance(source, Path) else source
-    except FileNotFoundError:
-        raise InputError(f"{name}: there is no such table; mend the path in the survey.") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{name}: cannot be read as a table ({error.strerror}).") from None
-    try:
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        content = table_bytes(source, kind == CSV)
         match kind:
             case "csv":
                 table = _read_csv(content, id)
@@ -75,18 +74,28 @@ def read_table(source: Path | bytes, name: str = "", id: str | None = None) -> p
             case "votable":
                 table = _read_votable(content)
             case _:
-                table = pq.read_table(io.BytesIO(content))
+                table = read_parquet(content)
+        repeated = [column for column, n in Counter(table.column_names).items() if n > 1]
+        if repeated:
+            raise InputError(f"two columns are named {repeated[0]!r}; rename one of them.")
+        return _plain(table, id if kind == "parquet" else None)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+    except FileNotFoundError:
+        raise InputError(f"{name}: there is no such table; mend the path in the survey.") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{name}: cannot be read as a table ({error.strerror}).") from None
+    except BadVotableError as error:
+        raise InputError(
+            f"{name}: not a readable {kind} table ({error}); write it anew, whole and by itself."
+        ) from None
     except MemoryError:
-        raise
+        raise InputError(
+            f"{name}: the table does not fit into memory; keep the rows and columns that are used."
+        ) from None
     except Exception as error:  # four parsers, each with its own errors, on bytes from outside
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name}: not a readable {kind} table ({reason}).") from None
-    repeated = [column for column, n in Counter(table.column_names).items() if n > 1]
-    if repeated:
-        raise InputError(f"{name}: two columns are named {repeated[0]!r}; rename one of them.")
-    return _plain(table, id if kind == "parquet" else None)
 
 
 def from_results(results: Any) -> pa.Table:
@@ -107,6 +116,8 @@ def _read_csv(content: bytes, id: str | None) -> pa.Table:
     header = content.split(b"\n", 1)[0].decode(encoding)
     delimiter = max(",;\t|", key=header.count)
     fields = next(csv.reader([header.rstrip("\r")], delimiter=delimiter))
+    if len(fields) > MOST_COLUMNS:
+        raise InputError(f"the table has {len(fields)} columns; keep those that are used.")
     wanted = (id or "").lower()
     exact = {field: pa.string() for field in fields if field.strip().lower() == wanted}
     table = pacsv.read_csv(
@@ -118,7 +129,16 @@ def _read_csv(content: bytes, id: str | None) -> pa.Table:
         parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pacsv.ConvertOptions(null_values=NULLS, column_types=exact),
     )
+    if content.count(b'"') % 2 and any(map(_has_lines, table.columns)):
+        raise InputError("a quotation mark is opened and not closed; close it.")
     return table.rename_columns([column.strip() for column in table.column_names])
+
+
+def _has_lines(column: pa.ChunkedArray) -> bool:
+    """Whether a cell of text holds more than one line."""
+    if not pa.types.is_string(column.type):
+        return False
+    return bool(pc.any(pc.match_substring(column, "\n")).as_py())
 
 
 def _without_comments(content: bytes, id: str | None) -> bytes:
@@ -142,7 +162,10 @@ def _without_comments(content: bytes, id: str | None) -> bytes:
 
 
 def _read_fits(content: bytes) -> pa.Table:
-    """The first table HDU of a FITS file."""
+    """The first table HDU of a FITS file, without columns of cells that vary in length."""
+    reason = why_refused(content)
+    if reason is not None:
+        raise InputError(f"{reason}; write the table anew.")
     from astropy.io import fits
     from astropy.table import Table
 
@@ -153,12 +176,16 @@ def _read_fits(content: bytes) -> pa.Table:
                 if isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and not isinstance(
                     hdu, fits.CompImageHDU
                 ):
+                    if any(VARYING.match(str(one.format)) for one in hdu.columns):
+                        kept = [one for one in hdu.columns if not VARYING.match(str(one.format))]
+                        hdu = fits.BinTableHDU.from_columns(kept)
                     return from_astropy(Table.read(hdu, mask_invalid=False))
     raise InputError("no HDU of this FITS file holds a table.")
 
 
 def _read_votable(content: bytes) -> pa.Table:
     """The first table of a VOTable document."""
+    check_shape(content)
     from astropy.io import votable
 
     with warnings.catch_warnings():

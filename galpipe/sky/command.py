@@ -172,7 +172,7 @@ def _serve(
     """Serve until Ctrl-C (130); SIGTERM raises _Terminated."""
     import uvicorn
 
-    from galpipe.sky.faults import Failing
+    from galpipe.sky.failing import Failing
     from galpipe.sky.server import application
 
     app: ASGIApp = application(folder, field=field)

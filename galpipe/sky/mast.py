@@ -23,14 +23,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from galpipe.sky import mast_listing as listing
 from galpipe.sky.mast_cache import cached_field
 from galpipe.sky.mast_camera import (
     DEC,
-    EXPOSURE,
-    EXPOSURES,
     FILTERS,
     PIXEL,
-    PROPOSAL,
     RA,
     field_wcs,
     name_of,
@@ -42,15 +40,15 @@ from galpipe.sky.mast_spec import FieldSpec
 NOTHING = "Missing HAP files for input target. Cutout not performed."
 LARGEST_CUT = 2000  # pixels on a side
 MOST_ROWS = 50_000
-OBSERVATION = 90_000_000  # obsid of the first filter
 TYPES = {int: "int", float: "float", str: "string", bool: "boolean"}
 
 
 class Mast:
     """What answers for one field, which is drawn when it is first asked for."""
 
-    def __init__(self, spec: FieldSpec, executing: bool = False) -> None:
+    def __init__(self, spec: FieldSpec, executing: bool = False, ranges: bool = True) -> None:
         self.spec = spec
+        self.ranges = ranges  # pieces of files are given; else files come only whole
         self.executing = executing  # the first answer to each query says EXECUTING
         self._lock = threading.Lock()
         self._folder: Path | None = None
@@ -131,7 +129,7 @@ class Mast:
         return found[: int(params.get("nr", MOST_ROWS))]
 
     def observations(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """One observation per filter, where the place and the filters of the query fit."""
+        """One observation per drizzled image, where the place and the filters of the query fit."""
         place = params.get("position")
         ra, dec, radius = (
             (float(word) for word in str(place).split(","))
@@ -139,40 +137,21 @@ class Mast:
             else (float(params.get(key, value)) for key, value in (("ra", 150.1), ("dec", 2.2),
                                                                    ("radius", 1.0)))
         )  # fmt: skip
-        rows = []
-        for number, filter in enumerate(FILTERS):
-            row = {
-                "dataproduct_type": "image", "obs_collection": "HST", "project": "HAP-MVM",
-                "instrument_name": "ACS/WFC", "filters": filter, "wavelength_region": "OPTICAL",
-                "target_name": "GALPIPE-FIELD", "obs_id": name_of(filter)[: -len("_drz.fits")],
-                "s_ra": RA, "s_dec": DEC, "proposal_id": str(PROPOSAL),
-                "calib_level": 4, "t_exptime": EXPOSURES * EXPOSURE,
-                "obsid": str(OBSERVATION + number), "_selected_": None,
-            }  # fmt: skip
-            reach = radius + self.spec.side * PIXEL / 7200
-            if _degrees(ra, dec, RA, DEC) <= reach and _fits(row, params.get("filters", [])):
-                rows.append(row)
-        return rows
+        reach = radius + self.spec.side * PIXEL / 7200
+        if _degrees(ra, dec, RA, DEC) > reach:
+            return []
+        rows = [listing.observation(visit) for visit in listing.visits(self.folder)]
+        return [row for row in rows if listing.fits_query(row, params.get("filters", []))]
 
     def products(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The files of observations."""
-        rows = []
         wanted = {word.strip() for word in str(params["obsid"]).split(",")}
-        for number, filter in enumerate(FILTERS):
-            if str(OBSERVATION + number) not in wanted:
-                continue
-            name = name_of(filter)
-            rows.append(
-                {
-                    "obsID": str(OBSERVATION + number), "obs_collection": "HST",
-                    "dataproduct_type": "image", "obs_id": name[: -len("_drz.fits")],
-                    "description": "HAP drizzled image", "type": "D", "productType": "SCIENCE",
-                    "dataURI": f"mast:HST/product/{name}", "productFilename": name,
-                    "productSubGroupDescription": "DRZ", "project": "HAP-MVM",
-                    "size": (self.folder / name).stat().st_size, "_selected_": None,
-                }
-            )  # fmt: skip
-        return rows
+        return [
+            row
+            for visit in listing.visits(self.folder)
+            if str(visit.number) in wanted
+            for row in listing.products(visit)
+        ]
 
     # Files.
 
@@ -186,10 +165,15 @@ class Mast:
         return await self._file(str(request.path_params["name"]))
 
     async def _file(self, name: str) -> Response:
-        if name not in map(name_of, FILTERS):
-            return JSONResponse({"msg": "No such product."}, status_code=404)
         folder = await anyio.to_thread.run_sync(lambda: self.folder)
-        return FileResponse(folder / name, media_type="application/fits")
+        for visit in listing.visits(folder):
+            if name == visit.path.name and self.ranges:
+                return FileResponse(visit.path, media_type="application/fits")
+            if name == visit.path.name:
+                return Response(visit.path.read_bytes(), media_type="application/fits")
+            if name in visit.catalogues:
+                return Response(listing.catalogue(visit, name), media_type="text/plain")
+        return JSONResponse({"msg": "No such product."}, status_code=404)
 
     # Cutouts.
 
@@ -254,17 +238,6 @@ def _table(
     paging = {"page": page, "pageSize": size, "pagesFiltered": pages, "rows": len(shown),
               "rowsFiltered": len(rows), "rowsTotal": len(rows)}  # fmt: skip
     return {"status": "COMPLETE", "msg": "", "data": shown, "fields": fields, "paging": paging}
-
-
-def _fits(row: Mapping[str, Any], filters: Any) -> bool:
-    """Whether a row has the values that a query's filters ask for."""
-    for one in filters:
-        name = str(one["paramName"]).lower()
-        value = next((str(value) for key, value in row.items() if key.lower() == name), None)
-        wanted = [v for v in one["values"] if not isinstance(v, dict)]
-        if wanted and value is not None and value not in map(str, wanted):
-            return False
-    return True
 
 
 def _degrees(ra: float, dec: float, other_ra: float, other_dec: float) -> float:

@@ -34,10 +34,9 @@ from galpipe.sky.imgcutout import (
     cutout_request,
     message_image,
 )
-from galpipe.sky.instrument import BANDS
 from galpipe.sky.mast import Mast
 from galpipe.sky.mast_spec import FieldSpec
-from galpipe.sky.psfields import field_named, psfield
+from galpipe.sky.photo import Photo
 from galpipe.sky.sql import Catalogue, Table
 from galpipe.sky.tsql import SqlError
 from galpipe.sky.vo import Vo
@@ -45,7 +44,6 @@ from galpipe.sky.vo import Vo
 MINUTE = 60.0  # seconds
 SEARCH = "/dr{release:int}/en/tools/search/x_results.aspx"
 SQL = "/dr{release:int}/skyserverws/searchtools/sqlsearch"
-PSFIELD = "/sas/dr17/eboss/photo/redux/301/{run:int}/objcs/{camcol:int}/{name}"
 CUTOUT = "/dr{release:int}/skyserverws/imgcutout/getjpeg"
 BRIGHTEST = (
     "SELECT TOP 6 ra, dec, petroR90_r FROM Galaxy "
@@ -115,22 +113,6 @@ class Sky:
     async def sql(self, request: Request) -> Response:
         """SQL as programs ask it."""
         return await self._select(request.query_params, "json")
-
-    async def psfield(self, request: Request) -> Response:
-        """The point-spread functions of a field."""
-        spec = self.manifest["spec"]
-        path = request.path_params
-        field = field_named(
-            spec["seed"], self.manifest["frames"] // len(BANDS), path["run"], path["camcol"],
-            path["name"],
-        )  # fmt: skip
-        if field is None:
-            return Response(b"not here", 404)
-
-        def made() -> Response:
-            return Response(psfield(spec["seed"], field.index), media_type="application/fits")
-
-        return await anyio.to_thread.run_sync(made, limiter=self._cutting)
 
     async def _select(self, fields: Mapping[str, str], form: str) -> Response:
         names = {name.lower(): value for name, value in fields.items()}
@@ -240,7 +222,7 @@ def application(
             Route(CUTOUT, sky.cutout),
             *sky.vo.routes(),
             *Mast(field or FieldSpec()).routes(),
-            Route(PSFIELD, sky.psfield),
+            Photo(folder).route(),
             Mount("/sas", StaticFiles(directory=folder / "sas")),
         ],
         middleware=[Middleware(_AnyCase)],

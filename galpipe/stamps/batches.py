@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ class _Block:
     source: int  # which selection
     chunk: int
     rows: Rows  # within the chunk
+    place: int  # of the first row, in the order of the selections
 
 
 class ChunkSource:
@@ -109,9 +110,11 @@ class Stamps:
             raise ValueError(
                 f"{array}: parts of different shapes cannot be read together: {shapes}"
             )
-        self._blocks = [
-            block for number in range(len(self.sources)) for block in self._blocks_of(number)
-        ]
+        self._blocks: list[_Block] = []
+        for number in range(len(self.sources)):
+            self._blocks += self._blocks_of(
+                number, sum(len(s.rows) for s in self.selections[:number])
+            )
 
     def __len__(self) -> int:
         return sum(len(selection.rows) for selection in self.selections)
@@ -126,32 +129,38 @@ class Stamps:
         """Stored value of brightness 1."""
         return self.sources[0].unit_scale
 
-    def shuffled(self, batch: int, seed: int, epoch: int) -> Iterator[tuple[Array, Rows]]:
+    def shuffled(
+        self, batch: int, seed: int, epoch: int, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Array, Rows]]:
         """Batches of an epoch, (batch, band, y, x), each in its own memory; the last is smaller.
 
-        With the place of each row in the order of the selections.
+        With the place of each row in the order of the selections.  `share` is (which, of how many)
+        where several processes divide an epoch: all shares have as many rows, none in common, and
+        the rows that do not go into equal shares sit this epoch out.
         """
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(self._blocks))
-        return self._batches([self._blocks[i] for i in order], batch, random)
+        blocks = [self._blocks[i] for i in order]
+        if share[1] > 1:
+            each = len(self) // share[1]
+            blocks = list(_cut(blocks, share[0] * each, (share[0] + 1) * each))
+        return self._batches(blocks, batch, random)
 
     def ordered(self, batch: int) -> Iterator[tuple[Array, Rows]]:
         """Batches in the order of the selections, with the place of each row in that order."""
         return self._batches(self._blocks, batch, None)
 
-    def _blocks_of(self, number: int) -> Iterator[_Block]:
+    def _blocks_of(self, number: int, place: int) -> Iterator[_Block]:
         rows, size = self.selections[number].rows, self.sources[number].chunk
         chunks, starts = np.unique(rows // size, return_index=True)
-        for chunk, own in zip(chunks, np.split(rows, starts[1:]), strict=True):
-            yield _Block(number, int(chunk), own - chunk * size)
+        for chunk, start, own in zip(chunks, starts, np.split(rows, starts[1:]), strict=True):
+            yield _Block(number, int(chunk), own - chunk * size, place + int(start))
 
     def _batches(
         self, blocks: Sequence[_Block], batch: int, random: np.random.Generator | None
     ) -> Iterator[tuple[Array, Rows]]:
         if not blocks:
             return
-        firsts = np.concatenate([[0], np.cumsum([len(block.rows) for block in self._blocks])])
-        place_of = {(b.source, b.chunk): int(f) for b, f in zip(self._blocks, firsts, strict=False)}
         largest = max(source.chunk for source in self.sources)
         # Rows left over from one buffer join the next: only the epoch's last batch is short.
         held = np.empty((self.buffer * largest + batch, *self.shape), self.sources[0].dtype)
@@ -166,8 +175,7 @@ class Stamps:
                 source = self.sources[block.source]
                 source.read(block.chunk, held[filled : filled + source.chunk])
                 slots.append(filled + block.rows)
-                place = place_of[block.source, block.chunk]
-                places.append(np.arange(place, place + len(block.rows)))
+                places.append(np.arange(block.place, block.place + len(block.rows)))
                 filled += source.chunk
             slot, where = np.concatenate(slots), np.concatenate(places)
             if random is not None:
@@ -180,6 +188,17 @@ class Stamps:
             left, left_places = held.take(slot[whole:], axis=0), where[whole:]
         if len(left):
             yield left, left_places
+
+
+def _cut(blocks: Sequence[_Block], begin: int, end: int) -> Iterator[_Block]:
+    """The rows number `begin` to `end` of blocks one after the other."""
+    first = 0
+    for block in blocks:
+        rows = slice(max(begin - first, 0), max(end - first, 0))
+        own = block.rows[rows]
+        if len(own):
+            yield replace(block, rows=own, place=block.place + rows.start)
+        first += len(block.rows)
 
 
 def prefetched(items: Iterable[T], depth: int = 3) -> Iterator[T]:

@@ -17,6 +17,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
+from zarr.codecs import BloscCodec
 
 from galpipe.spec import digest
+from galpipe.stamps.shard_file import write_shard
 from galpipe.workspace import write_json
 
 Array = NDArray[Any]
 DATA = "data.zarr"
+SYNCING = 8  # files brought to the disk at once: a file system does them together
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class ArrayLayout:
     shape: tuple[int, ...] = ()  # of one object
     dims: tuple[str, ...] = ()  # names of these dimensions
     fill: float | int = 0  # value of an object without data
-    compress: bool = False  # zstd: for raw stores and padded images
+    compress: bool = False  # LZ4 of shuffled bytes: for raw stores and padded images
     attributes: tuple[tuple[str, Any], ...] = ()
 
 
@@ -78,7 +82,7 @@ def create(
     chunk = min(layout.chunk, shard)
     shard = -(-shard // chunk) * chunk
     for array in layout.arrays:
-        compressors: Any = "auto" if array.compress else None
+        compressors: Any = compressor(array.dtype) if array.compress else None
         group.create_array(
             array.name,
             shape=(layout.objects, *array.shape),
@@ -97,6 +101,17 @@ def create(
     (path / "shards").mkdir(exist_ok=True)
     facts = {"objects": layout.objects, "shard": shard, "chunk": chunk}
     write_json(path / "layout.json", facts)
+
+
+def compressor(dtype: DTypeLike) -> BloscCodec:
+    """What compresses the inner chunks of pixels: LZ4 after a shuffle of their bytes.
+
+    It takes a sixth of zstd's time; of resampled images it leaves as much, of variances less, and
+    of images that are still rounded as the archive rounds them up to 1.6 times as much.
+    """
+    return BloscCodec(
+        typesize=np.dtype(dtype).itemsize, cname="lz4", clevel=5, shuffle="shuffle", blocksize=0
+    )
 
 
 def _write_names(group: zarr.Group, name: str, values: Any, dimension: str) -> None:
@@ -173,22 +188,19 @@ class Part:
     def write(self, shard: int, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
         """Write one shard whole and commit it; `facts` are plain JSON kept in its marker."""
         rows = self.rows(shard)
-        digests = {}
+        digests, files = {}, []
         for name, values in arrays.items():
             target = self.array(name)
             values = np.ascontiguousarray(values, dtype=target.dtype)
             expected = (rows.stop - rows.start, *target.shape[1:])
             if values.shape != expected:
                 raise ValueError(f"{name}: shape {values.shape} where the shard takes {expected}")
-            target[rows] = values
-            stored = (
-                self.path / DATA / name / "c" / "/".join([str(shard), *["0"] * (values.ndim - 1)])
-            )
-            if (
-                stored.exists()
-            ):  # zarr stores no shard that is all fill value; the marker says it is
-                _sync(stored)
-            digests[name] = hashlib.sha256(values.tobytes()).hexdigest()
+            file = write_shard(self.path / DATA / name, target, shard, values)
+            if file is not None:  # else it is all fill value; the marker says that it is there
+                files.append(file)
+            digests[name] = hashlib.sha256(values.data).hexdigest()
+        with ThreadPoolExecutor(SYNCING) as pool:
+            list(pool.map(_sync, files))
         write_json(self.marker(shard), {"digests": digests, "facts": dict(facts)})
 
     def facts(self) -> Iterator[dict[str, Any]]:

@@ -7,20 +7,24 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from galpipe.archives.download import Downloader, Pace, pace_at
+from galpipe.archives.download import Downloader
 from galpipe.archives.hst.answers import read_answer
-from galpipe.archives.hst.mosaics import Files, OpenTile, piece_of, tiles_of
+from galpipe.archives.hst.fetched import Fetched, finished
+from galpipe.archives.hst.field_psf import FieldPsfs
+from galpipe.archives.hst.mosaics import Files, OpenTile
 from galpipe.archives.hst.planes import Plane
 from galpipe.archives.hst.request import Target
-from galpipe.archives.hst.stamp import HubbleStamp, stamp_of
-from galpipe.archives.spec import Hapcut, Hubble, Mosaic, Zcut
+from galpipe.archives.hst.tiled import from_tiles
+from galpipe.archives.judging import judge
+from galpipe.archives.pace import Pace, pace_at
+from galpipe.archives.spec import Hapcut, Hubble, Mosaic, Products, Zcut
 from galpipe.archives.trouble import BadImageError
-from galpipe.archives.writing import judge
 from galpipe.stamps.parts import Part
 from galpipe.status import Status
 
@@ -38,18 +42,7 @@ class FetchWork:
     part: str  # path of the part
     shard: int
     targets: tuple[Target, ...]
-    tiles: tuple[OpenTile, ...]  # of a mosaic
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """One object's cutout, or why there is none."""
-
-    status: Status
-    reason: str | None = None
-    sha256: str | None = None
-    source: str | None = None
-    stamp: HubbleStamp | None = None
+    tiles: tuple[OpenTile, ...]  # of a mosaic, or products
 
 
 def fetch_shard(work: FetchWork) -> int:
@@ -73,7 +66,7 @@ def fetch_shard(work: FetchWork) -> int:
 
 def address_of(spec: Hubble) -> str:
     """The address that most requests go to."""
-    if not isinstance(spec.pixels, Mosaic):
+    if not isinstance(spec.pixels, Mosaic):  # products are MAST's
         return spec.mast
     place = spec.pixels.tiles[0].image
     return spec.mast if place.startswith("mast:") else spec.s3 if "://" in place else spec.files
@@ -81,7 +74,7 @@ def address_of(spec: Hubble) -> str:
 
 def pace_of(spec: Hubble) -> Pace | None:
     """The pace of the cutout services; pieces of files are not paced."""
-    if isinstance(spec.pixels, Mosaic):
+    if isinstance(spec.pixels, Mosaic | Products):
         return None
     return pace_at(spec.mast, spec.requests_per_minute)
 
@@ -97,14 +90,17 @@ def _order(work: FetchWork) -> list[int]:
 def _fetching(work: FetchWork, downloader: Downloader) -> Callable[[int], Fetched]:
     """What fetches the object of a row."""
     spec = work.spec
-    tiles = list(work.tiles)
-    files = Files(spec, tiles, downloader)
+    part = Path(work.part)
+    files = Files(spec, work.tiles, downloader, part)
+    psfs = None
+    if isinstance(spec.pixels, Mosaic | Products) and spec.pixels.psf:
+        psfs = FieldPsfs(part, files)
 
     def fetch(row: int) -> Fetched:
         target = work.targets[row]
         try:
-            if isinstance(spec.pixels, Mosaic):
-                return _from_mosaic(spec, tiles, files, target)
+            if isinstance(spec.pixels, Mosaic | Products):
+                return from_tiles(spec, work.tiles, files, psfs, target)
             return _from_service(spec, downloader, target)
         except BadImageError as error:
             return Fetched(error.status, error.reason)
@@ -151,7 +147,7 @@ def _from_service(spec: Hubble, downloader: Downloader, target: Target) -> Fetch
     chosen, problem = choose(spec, planes, target)
     if problem is not None:
         return Fetched(*problem, sha256=digest[0])
-    return _finished(spec, chosen, target)
+    return finished(spec, {band: [plane] for band, plane in chosen.items()}, target)
 
 
 def choose(
@@ -188,42 +184,6 @@ def choose(
     return {band: found[2] for band, found in best.items()}, None
 
 
-def _from_mosaic(spec: Hubble, tiles: list[OpenTile], files: Files, target: Target) -> Fetched:
-    """The cutout of an object from the pieces of a mosaic that hold it."""
-    chosen = tiles_of(spec, tiles, target.ra, target.dec)
-    if not chosen:
-        return Fetched(Status.NO_COVERAGE, "no tile of the mosaic holds the position")
-    missing = [band for band in spec.bands if band not in chosen]
-    if missing:
-        return Fetched(Status.MISSING_BAND, f"no tile of {', '.join(missing)} holds the position")
-    planes = {
-        band: piece_of(spec, files, tile, target.ra, target.dec, target.side)
-        for band, tile in chosen.items()
-    }
-    return _finished(spec, planes, target)
-
-
-def _finished(spec: Hubble, planes: dict[str, Plane], target: Target) -> Fetched:
-    """The stamp of an object, with the digest of the pixels it was made from."""
-    total = hashlib.sha256()
-    for band in spec.bands:
-        plane = planes[band]
-        total.update(np.ascontiguousarray(plane.pixels, "<f4").tobytes())
-        if plane.exposure is not None:
-            total.update(np.ascontiguousarray(plane.exposure, "<f4").tobytes())
-    told = sorted({f"{p.name} (PROPOSID {p.facts.proposal})" for p in planes.values()})
-    source, digest = "; ".join(told), total.hexdigest()
-    if not any(np.isfinite(plane.pixels).any() for plane in planes.values()):
-        return Fetched(Status.NO_COVERAGE, "no exposure reaches the position", digest, source)
-    try:
-        stamp = stamp_of(spec, planes, target.ra, target.dec, target.side)
-    except BadImageError as error:
-        return Fetched(error.status, error.reason, digest, source)
-    if not np.isfinite(stamp.pixels).any():
-        return Fetched(Status.NO_COVERAGE, "no exposure reaches the position", digest, source)
-    return Fetched(Status.OK, None, digest, source, stamp)
-
-
 class _Rows:
     """The arrays of one shard, filled row by row."""
 
@@ -253,15 +213,20 @@ class _Rows:
             self._arrays["variance"] = np.full(
                 (number, *image.shape[1:]), np.nan, np.float32
             )  # fmt: skip
+        if "psf" in part.group:
+            self._arrays["psf"] = np.zeros((number, *part.array("psf").shape[1:]), np.float32)
         self._facts: dict[str, list[Any]] = {
-            name: [None] * number for name in ("sha256", "reason", "source", "status")
+            name: [None] * number for name in ("sha256", "reason", "source", "status", "bands")
         }
 
     def put(self, row: int, fetched: Fetched) -> None:
         """Put what was fetched of one object into its row."""
         status, reason, arrays, stamp = fetched.status, fetched.reason, self._arrays, fetched.stamp
         if stamp is not None:
+            known, also = fetched.status & ~Status.OK, reason
             status, reason, arrays["coverage"][row] = judge(stamp.pixels)
+            if status & Status.OK:
+                status, reason = status | known, reason or also
             ny, nx = stamp.pixels.shape[1:]
             arrays["image"][row, :, :ny, :nx] = stamp.pixels
             if "variance" in arrays:
@@ -269,6 +234,8 @@ class _Rows:
             arrays["ny"][row], arrays["nx"][row] = ny, nx
             for name in ("pixel_scale", "noise", "wcs", "exposure", "zero_point", "proposal"):
                 arrays[name][row] = getattr(stamp, name)
+            if fetched.psf is not None:
+                arrays["psf"][row], arrays["psf_fwhm"][row] = fetched.psf, fetched.psf_fwhm
             short = self._targets[row].cut_short
             if status & Status.OK and short is not None:
                 status, reason = status | Status.EDGE, short
@@ -276,6 +243,10 @@ class _Rows:
         told = (fetched.sha256, reason, fetched.source, int(status))
         for name, value in zip(("sha256", "reason", "source", "status"), told, strict=True):
             self._facts[name][row] = value
+        if fetched.files:  # each band ends as the object, by a file of its own
+            self._facts["bands"][row] = [
+                [int(status), file.sha256, reason, file.beside, file.url] for file in fetched.files
+            ]
 
     def write(self, part: Part, shard: int) -> None:
         """Write the shard whole and commit it."""

@@ -1,27 +1,32 @@
-"""Cutouts of mosaics: which tile holds an object, and the piece of it that is read."""
+"""The tiles of mosaics and products: their headers, and the files their pixels are read from."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from galpipe.archives.download import Downloader
-from galpipe.archives.hst.planes import Facts, Plane, facts_of, plane
-from galpipe.archives.hst.ranged import Blocks, ImageAt, headers_of
+from galpipe.archives.hst.planes import Facts, facts_of
+from galpipe.archives.hst.ranged import Blocks, ImageAt, Readable, headers_of, piece
+from galpipe.archives.hst.stamp import SCALE_WITHIN
+from galpipe.archives.hst.whole import Kept, kept
+from galpipe.archives.linear_wcs import pixel_scale
 from galpipe.archives.projection import to_pixels
-from galpipe.archives.spec import Hubble, Mosaic, Tile
-from galpipe.archives.trouble import BadImageError
+from galpipe.archives.spec import Hubble, Products, Tile
+from galpipe.archives.trouble import BadImageError, NoPiecesError
 from galpipe.status import Status
 
 Doubles = NDArray[np.float64]
 
 MOST_FILES = 16  # that keep blocks in memory
-MARGIN = 20  # pixels around a piece, for what is resampled
 DOWNLOADS = "/api/v0.1/Download/file?uri="
 
 
@@ -33,6 +38,7 @@ class OpenTile:
     facts: Facts
     image: ImageAt
     weight: ImageAt
+    whole: bool = False  # the archive gives its file only whole
 
     @property
     def place_of_weight(self) -> str:
@@ -57,23 +63,68 @@ def address_of(spec: Hubble, place: str) -> str:
     return f"{spec.files.rstrip('/')}/{place}"
 
 
-def open_tiles(spec: Hubble, downloader: Downloader) -> list[OpenTile]:
-    """The tiles of a mosaic, their headers read; raises BadImageError, naming the tile."""
-    assert isinstance(spec.pixels, Mosaic)
-    opened = []
-    for tile in spec.pixels.tiles:
+def open_tiles(
+    spec: Hubble,
+    downloader: Downloader,
+    tiles: Sequence[Tile],
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[OpenTile]:
+    """Tiles with their headers read; raises BadImageError, naming the tile.
+
+    Of products that the archive listed, those that are of no use or have other pixels than the
+    survey wants are left out, and `say` is told; where the archive gives a file only whole, it is
+    kept below `folder`.
+    """
+    listed = isinstance(spec.pixels, Products)
+
+    def opened(tile: Tile) -> OpenTile | str:
         try:
-            opened.append(_open(spec, downloader, tile))
+            try:
+                found = _open(spec, downloader, tile)
+            except NoPiecesError:
+                if not listed or folder is None:
+                    raise
+                found = _open(spec, downloader, tile, folder)
         except BadImageError as error:
+            if listed and error.status != Status.FAILED:
+                return f"{tile.image}: {error.reason}"
             raise BadImageError(error.status, f"{tile.image}: {error.reason}") from None
-    return opened
+        if not listed:
+            return found
+        scale = pixel_scale(found.facts.wcs)
+        if abs(scale / spec.pixel_scale - 1) > SCALE_WITHIN:
+            return f"{tile.image}: pixels of {scale:.4g} arcsec"
+        return found
+
+    pool = ThreadPoolExecutor(spec.connections, "open")
+    try:
+        found = list(pool.map(opened, tiles))
+    finally:  # after the first that is of no use the others are not asked for
+        pool.shutdown(cancel_futures=True)
+    for one in found:
+        if isinstance(one, str):
+            say(f"left out: {one}")
+    good = [one for one in found if isinstance(one, OpenTile)]
+    if not good:
+        left = next(one for one in found if isinstance(one, str))
+        raise BadImageError(
+            Status.CORRUPT, f"no product has pixels of {spec.pixel_scale:g} arcsec ({left})"
+        )
+    return good
 
 
-def _open(spec: Hubble, downloader: Downloader, tile: Tile) -> OpenTile:
+def _open(spec: Hubble, downloader: Downloader, tile: Tile, folder: Path | None = None) -> OpenTile:
+    def reader(place: str) -> Callable[[range], bytes]:
+        url = address_of(spec, place)
+        if folder is not None:
+            return Kept(kept(folder, downloader, url)).piece
+        return lambda span: piece(downloader, url, span, short=True)
+
     names = ("SCI",) if tile.weight is not None else ("SCI", "WHT")
-    primary, found = headers_of(downloader, address_of(spec, tile.image), names)
+    primary, found = headers_of(reader(tile.image), names)
     if tile.weight is not None:
-        _, weights = headers_of(downloader, address_of(spec, tile.weight), ("WHT", "SCI"))
+        _, weights = headers_of(reader(tile.weight), ("WHT", "SCI"))
         if not weights:
             raise BadImageError(Status.CORRUPT, "the file of weights holds no image")
         found["WHT"] = weights.get("WHT") or weights["SCI"]
@@ -81,68 +132,58 @@ def _open(spec: Hubble, downloader: Downloader, tile: Tile) -> OpenTile:
         raise BadImageError(Status.CORRUPT, f"no HDU {'SCI' if 'SCI' not in found else 'WHT'}")
     header, image = found["SCI"]
     weight = found["WHT"][1]
+    facts = facts_of(header, primary)
+    _check(tile, facts, image, weight)
+    return OpenTile(tile, facts, image, weight, folder is not None)
+
+
+def _check(tile: Tile, facts: Facts, image: ImageAt, weight: ImageAt) -> None:
+    """Refuse what is not the image of a filter with its exposure times and a place on the sky."""
     if (image.nx, image.ny) != (weight.nx, weight.ny):
         raise BadImageError(Status.CORRUPT, "the weight has another shape than the image")
-    facts = facts_of(header, primary)
     if facts.filter and facts.filter != tile.band.upper():
         raise BadImageError(Status.CORRUPT, f"the header says filter {facts.filter}")
     if not np.isfinite(facts.wcs).all() or not np.any(facts.wcs[4:]):
         raise BadImageError(Status.CORRUPT, "no usable WCS")
-    return OpenTile(tile, facts, image, weight)
 
 
 class Files:
-    """The files of tiles, opened when they are wanted; the last used keep some blocks in memory."""
+    """The files of tiles, opened when they are wanted; the last used keep some blocks in memory.
 
-    def __init__(self, spec: Hubble, tiles: list[OpenTile], downloader: Downloader) -> None:
-        self._spec, self._downloader = spec, downloader
-        self._open: OrderedDict[str, Blocks] = OrderedDict()
+    `folder`: where files that come only whole are kept.
+    """
+
+    def __init__(
+        self,
+        spec: Hubble,
+        tiles: Sequence[OpenTile],
+        downloader: Downloader,
+        folder: Path | None = None,
+    ) -> None:
+        self._spec, self._downloader, self._folder = spec, downloader, folder
+        self._open: OrderedDict[str, Readable] = OrderedDict()
         self._lock = threading.Lock()
         self._ends: dict[str, int] = {}
+        self._whole: set[str] = set()
         for one in tiles:
             for place, image in ((one.tile.image, one.image), (one.place_of_weight, one.weight)):
                 self._ends[place] = max(self._ends.get(place, 0), image.end)
+                if one.whole:
+                    self._whole.add(place)
 
-    def __getitem__(self, place: str) -> Blocks:
+    def __getitem__(self, place: str) -> Readable:
         with self._lock:
             if place not in self._open:
-                url, block = address_of(self._spec, place), self._spec.block * 1024
-                self._open[place] = Blocks(self._downloader, url, block, self._ends[place])
+                self._open[place] = self.fresh(place)
             self._open.move_to_end(place)
             while len(self._open) > MOST_FILES:
                 self._open.popitem(last=False)
             return self._open[place]
 
-
-def tiles_of(spec: Hubble, tiles: list[OpenTile], ra: float, dec: float) -> dict[str, OpenTile]:
-    """In each filter the tile in which a place lies deepest; filters without one are absent."""
-    chosen: dict[str, tuple[float, OpenTile]] = {}
-    for tile in tiles:
-        depth = tile.depth(ra, dec)
-        band = tile.tile.band
-        if depth > 0 and (band not in chosen or depth > chosen[band][0]):
-            chosen[band] = depth, tile
-    return {band: chosen[band][1] for band in spec.bands if band in chosen}
-
-
-def piece_of(spec: Hubble, files: Files, tile: OpenTile, ra: float, dec: float, side: int) -> Plane:
-    """The piece of a tile about a place that a stamp of `side` pixels needs; BadImageError.
-
-    files: by place, as of the tile.
-    """
-    x, y = to_pixels(tile.facts.wcs, np.array([ra]), np.array([dec]))
-    ratio = spec.pixel_scale / max(_scale(tile.facts.wcs), spec.pixel_scale / 4)
-    half = int(np.ceil(side / 2 * max(ratio, 1.0))) + (MARGIN if len(spec.bands) > 1 else 2)
-    column, row = round(float(x[0])), round(float(y[0]))
-    columns = range(max(column - half, 0), min(column + half + 1, tile.image.nx))
-    rows = range(max(row - half, 0), min(row + half + 1, tile.image.ny))
-    pixels = tile.image.read(files[tile.tile.image], columns, rows)
-    exposure = tile.weight.read(files[tile.place_of_weight], columns, rows)
-    wcs = tile.facts.wcs.copy()
-    wcs[:2] -= (columns.start, rows.start)
-    facts = Facts(**{**vars(tile.facts), "wcs": wcs})
-    return plane(facts, pixels, exposure, tile.tile.image)
-
-
-def _scale(wcs: Doubles) -> float:
-    return float(np.sqrt(abs(wcs[4] * wcs[7] - wcs[5] * wcs[6]))) * 3600
+    def fresh(self, place: str) -> Readable:
+        """A file opened for one use, whose blocks are kept apart; raises BadImageError."""
+        url = address_of(self._spec, place)
+        if place in self._whole:
+            assert self._folder is not None
+            return Kept(kept(self._folder, self._downloader, url))
+        return Blocks(self._downloader, url, self._spec.block * 1024, self._ends[place])

@@ -13,7 +13,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from galpipe.archives.fits_images import linear_wcs, refuse_endless
+from galpipe.archives.hdus import refuse_endless
+from galpipe.archives.linear_wcs import linear_wcs
 from galpipe.archives.trouble import BadImageError, corrupt
 from galpipe.status import Status
 

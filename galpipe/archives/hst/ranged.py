@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from astropy.io import fits
@@ -66,6 +67,15 @@ class Blocks:
         return [_joined(found, span, size) for span in spans]
 
 
+class Readable(Protocol):
+    """A file of which pieces can be read."""
+
+    received: int  # bytes over the network
+
+    def read(self, spans: list[range]) -> list[bytes]:
+        """The bytes of some spans of the file; raises BadImageError."""
+
+
 def _joined(found: dict[int, bytes], span: range, size: int) -> bytes:
     first, last = span.start // size, (span.stop - 1) // size
     if first == last:
@@ -117,7 +127,7 @@ class ImageAt:
         begins = (self.offset + (row * self.nx + x.start) * self.item for row in y)
         return [range(begin, begin + len(x) * self.item) for begin in begins]
 
-    def read(self, blocks: Blocks, x: range, y: range) -> NDArray[np.float32]:
+    def read(self, blocks: Readable, x: range, y: range) -> NDArray[np.float32]:
         """A piece (y, x) of the image as float32; raises BadImageError."""
         rows = blocks.read(self.spans(x, y))
         values = np.frombuffer(b"".join(rows), f">f{self.item}").reshape(len(y), len(x))
@@ -128,15 +138,15 @@ class ImageAt:
 class _Front:
     """A file's headers, read a few records at a time."""
 
-    def __init__(self, downloader: Downloader, url: str) -> None:
-        self._downloader, self._url = downloader, url
+    def __init__(self, read: Callable[[range], bytes]) -> None:
+        self._read = read
         self._begin, self._content = 0, b""
 
     def record(self, offset: int) -> bytes:
         """The record that begins at a byte; shorter where the file ends."""
         if not self._begin <= offset < self._begin + len(self._content):
             span = range(offset, offset + HEADER_PIECE)
-            self._content = piece(self._downloader, self._url, span, short=True)
+            self._content = self._read(span)
             self._begin = offset
         at = offset - self._begin
         if at + RECORD > len(self._content) == HEADER_PIECE:
@@ -146,13 +156,14 @@ class _Front:
 
 
 def headers_of(
-    downloader: Downloader, url: str, names: tuple[str, ...]
+    read: Callable[[range], bytes], names: tuple[str, ...]
 ) -> tuple[Any, dict[str, tuple[Any, ImageAt]]]:
     """The primary header and, by name, headers and places of the wanted HDUs of a file.
 
-    An image in the primary HDU goes by the name SCI.  Raises BadImageError.
+    `read` gives bytes of the file, fewer where it ends.  An image in the primary HDU goes by the
+    name SCI.  Raises BadImageError.
     """
-    front = _Front(downloader, url)
+    front = _Front(read)
     offset, primary = 0, None
     found: dict[str, tuple[Any, ImageAt]] = {}
     for _ in range(MOST_HDUS):

@@ -1,203 +1,140 @@
-"""Retrieval of Hubble images: which part is to be made, its shards, and the ledger.
-
-As with archives that serve fields, a part also holds the rows that failed because the archive did
-not answer; such a row decides nothing, and the next run makes a further part of just those.
-"""
+"""Retrieval of Hubble images: which part is to be made, its shards, and what they cost."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
-from galpipe import spec as specs
 from galpipe.archives.download import Downloader
-from galpipe.archives.hst.fetching import FetchWork, address_of, fetch_shard
+from galpipe.archives.framecache import FrameCache
+from galpipe.archives.hst import whole
+from galpipe.archives.hst.bill import estimate
+from galpipe.archives.hst.fetching import HAPCUT, ZCUT, FetchWork, address_of, fetch_shard
 from galpipe.archives.hst.mosaics import OpenTile, open_tiles
+from galpipe.archives.hst.products import tiles_about
 from galpipe.archives.hst.request import Target, locate
 from galpipe.archives.hst.serving import answering
-from galpipe.archives.ledger import (
-    INDEX,
-    LEDGER,
-    Line,
-    count_bands,
-    earlier_lines,
-    index_bytes,
-    object_ledger,
-    refuse_none,
-    table_bytes,
-)
+from galpipe.archives.hst.stars import SIDE as PSF_SIDE
+from galpipe.archives.ledger import Told
+from galpipe.archives.one_by_one import ListedPart, OneByOne
 from galpipe.archives.planning import part_layout
-from galpipe.archives.spec import Hst, HstSky, Hubble, Mosaic
+from galpipe.archives.provider import Unfinished, Work
+from galpipe.archives.spec import Hapcut, Hst, HstSky, Hubble, Mosaic, Products
 from galpipe.archives.trouble import BadImageError
 from galpipe.errors import InputError
 from galpipe.stages import Context
-from galpipe.stamps import parts
-from galpipe.stamps.parts import ArrayLayout, Part, PartLayout
-from galpipe.status import Status, count
-from galpipe.workspace import Ref, address, write_bytes
+from galpipe.stamps.parts import ArrayLayout, PartLayout
 
-VERSION = 1
-MEND = "mend the positions of the sample, or archive.bands, archive.pixels and the addresses"
+UNITS = {"exposure": "s", "zero_point": "mag(AB) of 1 electron/s"}
 
 
-def retrieve_hst(context: Context, spec: Hst | HstSky, catalogue: Ref, base: Ref | None) -> Ref:
-    """Fetch the pixels of every object of a catalogue that an earlier release (`base`) lacks.
+class HubbleArchive(OneByOne[Target]):
+    """Images of the Hubble Space Telescope, by MAST or by mosaics."""
 
-    As `galpipe.archives.retrieve.retrieve`, for images of the Hubble Space Telescope.
-    """
-    workspace = context.workspace
-    table = pq.read_table(workspace.place(catalogue) / "catalogue.parquet")
-    targets = locate(spec, table)
-    versions = specs.digest([[target.id, target.version, target.status] for target in targets])
-    asked = address("cutouts-asked", VERSION, spec, {"versions": versions, "base": base})
-    known = workspace.manifest(asked)
-    if known is not None and workspace.manifest(Ref("cutouts", known["cutouts"])) is not None:
-        return Ref("cutouts", known["cutouts"])
-    kept, kept_parts = earlier_lines(context, spec, base)
-    lines = [
-        kept.get((target.id, target.version))
-        or Line(target.version, None, -1, target.status, None, None, target.reason)
-        for target in targets
-    ]
-    made = _fetch(context, spec, [t for t in targets if lines[t.row].status == 0], lines)
-    refuse_none(lines, MEND)
-    ref = _commit(context, spec, table["object_id"], lines, [*kept_parts, *made], base)
-    if not any(line.status & Status.FAILED for line in lines):
-        workspace.begin(asked)
-        workspace.commit(asked, spec, {}, cutouts=ref.digest)
-    return ref
+    spec: Hst | HstSky
+    mend = "mend the positions of the sample, or archive.bands, archive.pixels and the addresses"
 
+    def __init__(self, spec: Hst | HstSky, catalogue: pq.ParquetFile) -> None:
+        """Raises InputError where the size follows a column that is not there."""
+        table = catalogue.read()
+        super().__init__(spec, table["object_id"], locate(spec, table))
 
-def _commit(
-    context: Context, spec: Hst | HstSky, ids: Any, lines: list[Line], held: list[str],
-    base: Ref | None,
-) -> Ref:  # fmt: skip
-    """The ledger, addressed by what its pixels are: fits and figures rest on this."""
-    workspace = context.workspace
-    outcome = [[line.version, line.status, line.sha256] for line in lines]
-    content = specs.digest([specs.identity(spec), ids.to_pylist(), outcome])
-    earlier = workspace.manifest(base) if base is not None else None
-    if base is not None and earlier is not None and earlier["content"] == content:
-        return base
-    ref = address("cutouts", VERSION, spec, {"content": content, "base": base})
-    if workspace.manifest(ref) is not None:
-        return ref
-    used = {line.part for line in lines}
-    place = workspace.begin(ref)
-    ledger = object_ledger(ids, spec.bands, lines)
-    write_bytes(place / LEDGER, table_bytes(ledger))
-    write_bytes(place / INDEX, index_bytes(ids, lines))
-    return workspace.commit(
-        ref, spec, {"base": base.digest if base else None}, content=content,
-        parts=[part for part in held if part in used], objects=len(lines),
-        by_status=count(line.status for line in lines), by_band=count_bands(ledger),
-    )  # fmt: skip
-
-
-def _fetch(
-    context: Context, spec: Hst | HstSky, waiting: Sequence[Target], lines: Sequence[Line]
-) -> list[str]:
-    """Fetch what is waiting, enter it into the ledger, and return the parts that hold it."""
-    made: list[str] = []
-    fresh = False
-    while waiting and not fresh:
-        ref, layout = plan(spec, waiting, made[-1] if made else None)
-        fresh = context.workspace.manifest(ref) is None
-        if fresh:
-            _write(context, spec, ref, layout, waiting)
-        part = Part(context.workspace.place(ref))
-        _enter(part, waiting, lines)
-        failed = [target for target in waiting if lines[target.row].status & Status.FAILED]
-        if fresh and len(failed) == len(waiting):
-            shutil.rmtree(part.path)
-            break
-        if fresh:
-            context.workspace.commit(ref, spec, {}, objects=len(waiting), content=part.content())
-        made.append(ref.digest)
-        waiting = failed
-    return made
-
-
-def plan(
-    spec: Hst | HstSky, waiting: Sequence[Target], after: str | None
-) -> tuple[Ref, PartLayout]:
-    """The part for objects to fetch; `after` is the part whose failed rows they are."""
-    side = max(target.side for target in waiting)
-    layout = part_layout(spec, len(waiting), "float32", side, 0, variance=spec.variance)
-    bands, nan = (len(spec.bands),), float("nan")
-    units = {"exposure": "s", "zero_point": "mag(AB) of 1 electron/s"}
-    arrays = [
-        *layout.arrays,
-        *(
-            ArrayLayout(name, "float32", bands, ("band",), nan, attributes=(("unit", unit),))
-            for name, unit in units.items()
-        ),
-        ArrayLayout("proposal", "int32", bands, ("band",), -1),
-    ]
-    layout = dataclasses.replace(layout, arrays=tuple(arrays))
-    contents = [[target.id, target.version] for target in waiting]
-    store = [side, layout.shard, spec.variance]
-    parents = {"objects": contents, "store": store, "after": after}
-    return address("cutout-part", VERSION, spec, parents), layout
-
-
-def _write(
-    context: Context, spec: Hst | HstSky, ref: Ref, layout: PartLayout, targets: Sequence[Target]
-) -> None:
-    """Make the shards of a part that are not there, wherever the context's map runs them."""
-    path = context.workspace.begin(ref, clean=False)
-    ids: Any = [target.id for target in targets]
-    attributes = {
-        "bands": list(spec.bands),
-        "unit": "electron/s/pixel",
-        "rows": "y up, as in FITS",
-        "rights": spec.rights,
-    }
-    parts.create(path, layout, np.asarray(ids), attributes)
-    part = Part(path)
-    missing = part.missing()
-    if not missing:
-        return
-    left = sum(part.rows(shard).stop - part.rows(shard).start for shard in missing)
-    with answering(context, spec) as answered:
-        tiles = _tiles(answered)
-        context.progress.start("retrieve", len(targets), "objects", len(targets) - left)
-        work = (
-            FetchWork(answered, str(path), shard, tuple(targets[part.rows(shard)]), tiles)
-            for shard in missing
+    def shape(self, side: int, objects: int) -> tuple[PartLayout, list[Any]]:
+        """The layout of a part of stamps of at most `side` pixels, and what addresses it."""
+        spec = self.spec
+        psf = PSF_SIDE if isinstance(spec.pixels, Mosaic | Products) and spec.pixels.psf else 0
+        layout = part_layout(
+            spec, objects, "float32", side, psf, psf_bands=True, variance=spec.variance
         )
-        for written in context.map(fetch_shard, work):
-            context.progress.advance(written)
-        context.progress.finish()
+        bands, nan = (len(spec.bands),), float("nan")
+        arrays = [
+            *layout.arrays,
+            *(
+                ArrayLayout(name, "float32", bands, ("band",), nan, attributes=(("unit", unit),))
+                for name, unit in UNITS.items()
+            ),
+            ArrayLayout("proposal", "int32", bands, ("band",), -1),
+        ]
+        layout = dataclasses.replace(layout, arrays=tuple(arrays))
+        return layout, [side, layout.shard, spec.variance]
 
+    def attributes(self) -> Mapping[str, Any]:
+        """What is kept with the arrays of a part."""
+        return {
+            "bands": list(self.spec.bands),
+            "unit": "electron/s/pixel",
+            "rows": "y up, as in FITS",
+            "rights": self.spec.rights,
+        }
 
-def _tiles(spec: Hubble) -> tuple[OpenTile, ...]:
-    """The tiles of a mosaic with their headers read; raises InputError where one is no good."""
-    if not isinstance(spec.pixels, Mosaic):
-        return ()
-    try:
-        with Downloader(spec, address_of(spec)) as downloader:
-            return tuple(open_tiles(spec, downloader))
-    except BadImageError as error:
-        raise InputError(
-            f"archive.pixels.tiles: {error.reason}; mend the tile, or run again later."
-        ) from None
+    @contextlib.contextmanager
+    def work(
+        self, context: Context, unfinished: Sequence[Unfinished[ListedPart[Target]]]
+    ) -> Iterator[Work]:  # fmt: skip
+        """The shards that are not there, and their bill."""
+        with answering(context, self.spec) as spec:
+            tiles = self._tiles(context, spec, unfinished)
+            items = [
+                FetchWork(
+                    spec, str(one.part.path), shard,
+                    one.planned.targets[one.part.rows(shard)], tiles,
+                )
+                for one in unfinished
+                for shard in one.missing
+            ]  # fmt: skip
+            cost = estimate(spec, [target for item in items for target in item.targets], tiles)
+            yield Work(fetch_shard, items, cost.told(spec, isinstance(spec, HstSky)))
 
+    def _tiles(
+        self, context: Context, spec: Hubble, unfinished: Sequence[Unfinished[ListedPart[Target]]]
+    ) -> tuple[OpenTile, ...]:
+        """The tiles of a mosaic, or the products about the objects, with their headers read.
 
-def _enter(part: Part, targets: Sequence[Target], lines: Sequence[Line]) -> None:
-    """Take over into the ledger what the shards of a part say of their objects."""
-    row = 0
-    for facts in part.facts():
-        for checksum, status, reason, source in zip(
-            facts["sha256"], facts["status"], facts["reason"], facts["source"], strict=True
-        ):
-            line = lines[targets[row].row]
-            line.sha256, line.status, line.reason, line.source = checksum, status, reason, source
-            if status & Status.OK:
-                line.part, line.row = part.path.name, row
-            row += 1
+        Raises InputError where one is no good.
+        """
+        if not isinstance(spec.pixels, Mosaic | Products) or not unfinished:
+            return ()
+        if isinstance(spec.pixels, Mosaic):
+            tiles, key = spec.pixels.tiles, "archive.pixels.tiles"
+        else:
+            places = [(t.ra, t.dec) for one in unfinished for t in one.planned.targets]
+            tiles, key = tiles_about(spec, places), "archive.pixels"
+        folder = unfinished[0].part.path
+        try:
+            with Downloader(spec, address_of(spec)) as downloader:
+                return tuple(open_tiles(spec, downloader, tiles, folder, context.progress.say))
+        except BadImageError as error:
+            raise InputError(f"{key}: {error.reason}; mend the tile, or run again later.") from None
+
+    def told(self, facts: Mapping[str, Any], at: int, row: int) -> list[Told]:
+        """How the bands of an object ended; without pixels, with the address that was asked."""
+        told = super().told(facts, at, row)
+        if told is not None:
+            return list(told)
+        status, sha256, reason = (facts[key][at] for key in ("status", "sha256", "reason"))
+        source = facts["source"][at]
+        return [
+            Told(status, sha256, reason, None, source or self._asked(row, band))
+            for band in self.spec.bands
+        ]
+
+    def _asked(self, row: int, band: str) -> str | None:
+        """What is asked for an object in a band; None where its place among tiles decides it."""
+        pixels, target = self.spec.pixels, self.targets[row]
+        if isinstance(pixels, Mosaic):
+            images = [tile.image for tile in pixels.tiles if tile.band == band]
+            return images[0] if len(images) == 1 else None
+        if isinstance(pixels, Products):
+            return None
+        service = HAPCUT if isinstance(pixels, Hapcut) else ZCUT
+        return f"{service.lstrip('/')}?ra={target.ra!r}&dec={target.dec!r}"
+
+    def tidy(self, path: Path) -> None:
+        """Drop what was kept beside a part while it was made: whole files, PSFs of fields."""
+        whole.clear(path)
+        FrameCache(path, 0).clear()

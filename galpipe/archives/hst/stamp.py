@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from galpipe.archives.fits_images import pixel_scale
-from galpipe.archives.frames import resample
 from galpipe.archives.hst.noise import correlation, sky_of, variance_of
 from galpipe.archives.hst.planes import Plane
+from galpipe.archives.linear_wcs import pixel_scale
 from galpipe.archives.projection import local_map, to_pixels
+from galpipe.archives.resampling import resample
 from galpipe.archives.spec import Hubble
 from galpipe.archives.trouble import BadImageError
 from galpipe.stamps.cut import cut
@@ -45,10 +45,16 @@ class HubbleStamp:
 
 
 def stamp_of(
-    spec: Hubble, planes: Mapping[str, Plane], ra: float, dec: float, side: int
+    spec: Hubble, planes: Mapping[str, Iterable[Plane]], ra: float, dec: float, side: int
 ) -> HubbleStamp:
-    """The stamp of an object of images of all its filters; raises BadImageError."""
-    base = planes[spec.reference]
+    """The stamp of an object of images of all its filters; raises BadImageError.
+
+    planes: of each filter one or more.  The first gives the stamp; pixels that it has not seen are
+    taken from the next ones, on its zero point, which are asked for only as long as some are left.
+    """
+    streams = {band: iter(planes[band]) for band in spec.bands}
+    first = {band: next(stream) for band, stream in streams.items()}
+    base = first[spec.reference]
     _check_scale(spec, base)
     x, y = to_pixels(base.facts.wcs, np.array([ra]), np.array([dec]))
     factor = correlation(spec.pixel_scale, spec.camera_pixel, spec.pixfrac)
@@ -59,8 +65,7 @@ def stamp_of(
     wcs = cut(base.pixels, np.rint(x), np.rint(y), side, base.facts.wcs).wcs[0]
     noise = float("nan")
     for row, band in enumerate(spec.bands):
-        plane = planes[band]
-        image, seconds = _on_grid(plane, wcs, side)
+        image, seconds = _completed(first[band], streams[band], wcs, side)
         pixels[row] = image
         level, scatter = sky_of(image, seconds)
         if band == spec.reference:
@@ -72,9 +77,31 @@ def stamp_of(
     return HubbleStamp(
         pixels=pixels, variance=variance, wcs=wcs, pixel_scale=pixel_scale(wcs), noise=noise,
         exposure=exposure,
-        zero_point=np.array([planes[b].facts.zero_point for b in spec.bands], np.float32),
-        proposal=np.array([planes[b].facts.proposal for b in spec.bands], np.int32),
+        zero_point=np.array([first[b].facts.zero_point for b in spec.bands], np.float32),
+        proposal=np.array([first[b].facts.proposal for b in spec.bands], np.int32),
     )  # fmt: skip
+
+
+def _completed(
+    plane: Plane, others: Iterable[Plane], wcs: Doubles, side: int
+) -> tuple[Floats, Floats | None]:
+    """A plane on the pixels of a stamp; what it has not seen from others, as long as any is left.
+
+    All planes of mosaics have exposure times; images of cutout services stand alone.
+    """
+    image, seconds = _on_grid(plane, wcs, side)
+    if np.isfinite(image).all():
+        return image, seconds
+    for other in others:
+        found, depth = _on_grid(other, wcs, side)
+        take = np.isnan(image) & np.isfinite(found)
+        ratio = 10 ** (0.4 * (plane.facts.zero_point - other.facts.zero_point))
+        image[take] = found[take] * np.float32(ratio if np.isfinite(ratio) else 1)
+        if seconds is not None and depth is not None:
+            seconds[take] = depth[take]
+        if np.isfinite(image).all():
+            break
+    return image, seconds
 
 
 def _check_scale(spec: Hubble, plane: Plane) -> None:

@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit, urlunsplit
 
-from galpipe.archives.download import Downloader, is_local, pace_at
+from galpipe.archives.connections import is_local
+from galpipe.archives.download import Downloader
+from galpipe.archives.pace import pace_at
 from galpipe.archives.spec import Vo
 from galpipe.archives.trouble import BadImageError
 from galpipe.errors import InputError

@@ -22,6 +22,7 @@ MOST_IMAGES = 1000  # that SIA2 may find about one position
 MOST_TRIED = 3  # images of a band, the best first, until one has the object
 LARGEST_DOCUMENT = 8 * 2**20  # bytes of an answer of SIA2 or DataLink
 MARGIN = 4.0  # pixels that a circle reaches further, so that a resampled border is there
+DISCOVERED = 1.0 / 3600  # degrees about an object: it must be covered itself
 SODA_SYNC = "ivo://ivoa.net/std/soda#sync"
 WORST_FIRST = (
     Status.FAILED, Status.CORRUPT, Status.OFF_FRAME, Status.BLANK, Status.NO_COVERAGE
@@ -87,6 +88,8 @@ def _by_soda(access: Access, place: Place) -> Fetched:
             if collection not in known:
                 known[collection] = _discover(access, place, collection)
             images = _covering(known[collection], spec.pixels, place, wavelength)
+            if images:
+                sources[band] = access.hidden(images[0].id)
             image, found[band] = _cut(access, place, images)
             sources[band] = access.hidden(image.id)
             if band == reference:
@@ -125,8 +128,8 @@ def _ends(
 
 def _discover(access: Access, place: Place, collection: str) -> list[dict[str, Any]]:
     """The images about a place, as ObsCore rows."""
-    radius = 1.0 / 3600  # the object itself must be covered
-    asked = {"POS": f"CIRCLE {place.ra!r} {place.dec!r} {radius!r}", "MAXREC": str(MOST_IMAGES)}
+    circle = f"CIRCLE {place.ra!r} {place.dec!r} {DISCOVERED!r}"
+    asked = {"POS": circle, "MAXREC": str(MOST_IMAGES)}
     if collection:
         asked["COLLECTION"] = collection
     answer = access.fetch(access.spec.sia, _document, asked, markup=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,12 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from galpipe.archives import raster_images
-from galpipe.archives.fits_images import IMAGES, image_of, pixel_scale, refuse_endless
-from galpipe.archives.frames import resample
+from galpipe.archives.fits_images import IMAGES, image_of
+from galpipe.archives.hdus import refuse_endless
 from galpipe.archives.images import no_wcs
+from galpipe.archives.linear_wcs import pixel_scale
 from galpipe.archives.projection import local_map
+from galpipe.archives.resampling import resample
 from galpipe.archives.trouble import BadImageError, corrupt
 from galpipe.archives.vo.located import Place
 from galpipe.archives.vo.votable import quiet
@@ -26,6 +29,8 @@ from galpipe.status import Status
 
 Doubles = NDArray[np.float64]
 SCALE_WITHIN = 0.02  # of the pixel scale that the survey file says
+COUNTS = re.compile(r"WCSAXES[A-Z]?|(A|B|AP|BP)_ORDER")
+MOST_TERMS = 9  # axes, and the order of a distortion (Shupe et al. 2005)
 STEP = 0.5  # pixels; the WCS of a piece is taken over this way about the object
 
 
@@ -86,7 +91,7 @@ def _placed(
         raise BadImageError(Status.CORRUPT, "the image has no usable WCS")
     if str(found.header.get("RADESYS", "ICRS")).strip().upper() not in ("", "ICRS", "FK5"):
         raise BadImageError(Status.CORRUPT, f"positions in {found.header['RADESYS']}, not ICRS")
-    wcs = WCS(found.header).celestial
+    wcs = _celestial(found.header)
     x, y = (float(v) for v in wcs.all_world2pix(ra, dec, 0, quiet=True))
     if not (np.isfinite(x) and np.isfinite(y)):
         raise BadImageError(Status.OFF_FRAME, "the position is not on the image")
@@ -98,6 +103,20 @@ def _placed(
     if not (np.isfinite(terms).all() and abs(np.linalg.det(matrix)) > 0):
         raise BadImageError(Status.CORRUPT, "the image has no usable WCS")
     return np.ascontiguousarray(image.pixels[0]), terms, (x, y)
+
+
+def _celestial(header: Any) -> WCS:
+    """The celestial WCS of a header, distortions kept; raises BadImageError.
+
+    astropy and wcslib make room for as many axes and terms as a header names.
+    """
+    for key, value in header.items():
+        if COUNTS.fullmatch(key) and not (isinstance(value, int) and 0 <= value <= MOST_TERMS):
+            raise BadImageError(Status.CORRUPT, f"{key} of the WCS is not from 0 to {MOST_TERMS}")
+    try:
+        return WCS(header).celestial
+    except MemoryError:  # which wcslib also says of terms that do not go together
+        raise BadImageError(Status.CORRUPT, "the image has no usable WCS") from None
 
 
 def check_scale(piece: Piece, wanted: float) -> None:

@@ -16,19 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from galpipe.archives.download import (
-    LARGEST_ANSWER,
-    LONGEST_ANSWER,
-    TRY_AGAIN,
-    USER_AGENT,
-    backoff,
-    is_local,
-    pace_at,
-    retry_after,
-)
+from galpipe.archives.connections import is_local
+from galpipe.archives.download import LARGEST_ANSWER, LONGEST_ANSWER, TRY_AGAIN, USER_AGENT
+from galpipe.archives.pace import pace_at
 from galpipe.archives.spec import Vo
 from galpipe.archives.vo.access import HIDDEN, token_of
 from galpipe.archives.vo.votable import BadVotableError, read, shortened
+from galpipe.archives.waiting import backoff, retry_after
 from galpipe.errors import InputError
 from galpipe.sample.spec import Sample
 from galpipe.sample.table import from_results
@@ -126,10 +120,13 @@ def _page(spec: Vo, adql: str) -> tuple[pa.Table, bool]:
             raise InputError(_without(token, str(error))) from None
         except _TryAgainError as trouble:
             reason = trouble.reason
+            if trouble.wait is not None and trouble.wait > spec.longest_wait:
+                reason += f", and asks to wait {trouble.wait:.0f} s"
+                break
             if attempt + 1 < spec.tries:
                 time.sleep(backoff(spec.patience, attempt, trouble.wait))
     raise InputError(
-        f"sample.adql: {spec.tap} gave no usable answer in {spec.tries} tries "
+        f"sample.adql: {spec.tap} gave no usable answer in {attempt + 1} tries "
         f"({_without(token, reason)}); run the survey again later, or mend archive.tap."
     )
 

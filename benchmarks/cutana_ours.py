@@ -1,0 +1,95 @@
+"""galpipe's side of `benchmarks.cutana`: FOLDER OUT BANDS (whole | work) (tiles | packed).
+
+The stage `retrieve` as it is, variance included, but that a frame is read from a folder in place of
+a download, and that `tiles` are not unpacked, since they are not packed.  whole: two Dask workers,
+as a run starts them.  work: two workers that are there already, from the first task to the last.
+Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from benchmarks.cutana_local import ADDRESS, local
+from benchmarks.cutana_tiles import SIDE
+from flows.dask_map import DaskMap
+from galpipe.archives.retrieve import retrieve
+from galpipe.archives.spec import FixedSize, Frames, Sdss
+from galpipe.sample.catalogue import sample
+from galpipe.sample.spec import Sample
+from galpipe.stages import Context
+from galpipe.stamps.parts import Part
+from galpipe.workspace import Workspace
+
+HALF = (SIDE // 2 - 0.1) * 0.396 / 2**0.5  # arcsec; a cutout reaches sqrt(2) further
+
+
+class Timed:
+    """A map over two workers, and what it took: seconds, of processor, MiB of the larger worker."""
+
+    def __init__(self, folder: Path, spread: Callable[..., Iterable[Any]]) -> None:
+        self.folder, self.spread = folder, spread
+        self.seconds = self.processor = self.peak = 0.0
+
+    def __call__(self, _: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+        todo = list(items)
+        begin = time.perf_counter()
+        for done, processor, peak in self.spread(
+            functools.partial(local, folder=self.folder), todo
+        ):
+            self.processor += processor
+            self.peak = max(self.peak, peak)
+            yield done
+        self.seconds = time.perf_counter() - begin
+
+
+def run(folder: Path, out: Path, bands: tuple[str, ...], timed: Timed) -> int:
+    """Sample and retrieve every object; returns how many have a cutout."""
+    spec = Sdss(
+        bands=bands, sas=ADDRESS, skyserver=ADDRESS, requests_per_minute=None,
+        pixels=Frames(size=FixedSize(half=HALF), variance=True),
+    )  # fmt: skip
+    context = Context(Workspace.open(out), map=timed)
+    rows = pq.read_table(folder / "objects.parquet", columns=["objID", "ra", "dec"])
+    made = Sample(id="objID", id_type="int64", ra="ra", dec="dec")
+    ref = retrieve(context, spec, sample(context, made, lambda: rows, "benchmark", None), None)
+    manifest = context.workspace.manifest(ref)
+    assert manifest is not None
+    (place,) = out.glob(f"store/cutout-part/{manifest['parts'][0]}")
+    assert Part(place).array("image").shape[1:] == (len(bands), SIDE, SIDE)
+    return sum(n for status, n in manifest["by_status"].items() if status.startswith("OK"))
+
+
+def ready(_: int) -> None:
+    """Keep a worker for a moment, so that each of two gets one."""
+    time.sleep(0.5)
+
+
+def main(folder: Path, out: Path, bands: tuple[str, ...], mode: str, form: str) -> None:
+    if mode == "whole":
+        dask = DaskMap(2)
+        timed = Timed(folder / form, dask)
+        objects = run(folder, out, bands, timed)
+        dask.close()
+    else:
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            pool.map(ready, range(2), chunksize=1)
+            timed = Timed(folder / form, pool.imap_unordered)
+            objects = run(folder, out, bands, timed)
+    print(json.dumps({
+        "seconds": timed.seconds, "processor": timed.processor, "peak": timed.peak,
+        "objects": objects,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), tuple(sys.argv[3]), sys.argv[4], sys.argv[5])
