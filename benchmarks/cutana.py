@@ -36,6 +36,7 @@ from benchmarks.cutana_tiles import SIDE, prepare
 from benchmarks.retrieval import spread
 from galpipe.stamps.parts import Part
 
+OURS = "from benchmarks.cutana_ours import main; main()"
 LINE = "{:34s} {:>26s} {:>26s} {:>22s}"
 
 
@@ -63,7 +64,7 @@ def compare(folder: Path, python: str, bands: str, mode: str, form: str, repeats
             shutil.rmtree(out, ignore_errors=True)
             common = [str(folder), str(out), bands, mode]
             if side == 0:
-                command = [sys.executable, "-m", "benchmarks.cutana_ours", *common, form]
+                command = [sys.executable, "-c", OURS, *common, form]
                 found.append(measured(command, None))
             else:
                 clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}

@@ -9,6 +9,7 @@ Prints one JSON object.
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import multiprocessing
 import sys
@@ -59,7 +60,7 @@ def run(folder: Path, out: Path, bands: tuple[str, ...], timed: Timed) -> int:
         pixels=Frames(size=FixedSize(half=HALF), variance=True),
     )  # fmt: skip
     context = Context(Workspace.open(out), map=timed)
-    rows = pq.read_table(folder / "objects.parquet", columns=["objID", "ra", "dec"])
+    rows = pq.ParquetFile(folder / "objects.parquet").read(columns=["objID", "ra", "dec"])
     made = Sample(id="objID", id_type="int64", ra="ra", dec="dec")
     ref = retrieve(context, spec, sample(context, made, lambda: rows, "benchmark", None), None)
     manifest = context.workspace.manifest(ref)
@@ -70,11 +71,16 @@ def run(folder: Path, out: Path, bands: tuple[str, ...], timed: Timed) -> int:
 
 
 def ready(_: int) -> None:
-    """Keep a worker for a moment, so that each of two gets one."""
-    time.sleep(0.5)
+    """Import what the work takes, and keep a worker for a moment, so that each of two gets one."""
+    for name in ("galpipe.archives.fieldcuts", "scipy.ndimage"):
+        importlib.import_module(name)
+    time.sleep(2.0)
 
 
-def main(folder: Path, out: Path, bands: tuple[str, ...], mode: str, form: str) -> None:
+def main() -> None:
+    """Started by `python -c`, so that the workers are not made to import this file again."""
+    folder, out = (Path(one) for one in sys.argv[1:3])
+    bands, mode, form = tuple(sys.argv[3]), *sys.argv[4:]
     if mode == "whole":
         dask = DaskMap(2)
         timed = Timed(folder / form, dask)
@@ -89,7 +95,3 @@ def main(folder: Path, out: Path, bands: tuple[str, ...], mode: str, form: str) 
         "seconds": timed.seconds, "processor": timed.processor, "peak": timed.peak,
         "objects": objects,
     }))  # fmt: skip
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), tuple(sys.argv[3]), sys.argv[4], sys.argv[5])

@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from galpipe.sky.cache import cached
-from galpipe.sky.spec import SkySpec
-
 SIDE = 63  # pixels of a cutout
 # Cutana tells bands by Euclid's names alone.
 NAMES = {"g": "NIR-Y", "r": "VIS", "i": "NIR-H"}
@@ -28,6 +25,9 @@ def prepare(folder: Path, galaxies: int) -> int:
     """
     if (folder / "objects.parquet").exists():
         return int(pq.read_metadata(folder / "objects.parquet").num_rows)
+    from galpipe.sky.cache import cached  # both sides import SIDE, and draw nothing
+    from galpipe.sky.spec import SkySpec
+
     sky = cached(SkySpec(galaxies=galaxies, seed=1))
     (folder / "named").mkdir(parents=True)
     (folder / "packed").symlink_to(sky / "sas")

@@ -190,6 +190,7 @@ class Chain:
             ),
             stamps=self.refs["stamps"], model=self.refs.get("model"),
             clusters=self.refs["clusters"], assignments=self.refs["assignments"],
+            embeddings=self.refs.get("embeddings"),
         )  # fmt: skip
         refs["report"] = report(
             self.context,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from galpipe import __version__
+from galpipe.catalogue.synthetic import command
 
 RUN_EXAMPLES = """\
 examples:
@@ -184,6 +185,10 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object on standard output"
     )
     diff.set_defaults(command=_diff)
+
+    generate = _command(commands, "generate", command.TEXT, command.EXAMPLES)
+    _workspace(generate)
+    command.options(generate)
 
     sky = commands.add_parser(
         "sky", help="the simulated sky", description="The simulated sky that comes with galpipe."

@@ -240,6 +240,15 @@ def test_reading_labels_works_as_said(published: Path, capsys: pytest.CaptureFix
     assert "pix" in capsys.readouterr().out.split()
 
 
+@pytest.mark.slow  # trains a network
+def test_drawing_new_galaxies_does_what_it_says(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert follow(DOCS / "how-to" / "generate.md", published) == 4
+    asked, drawn = (float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[:2])
+    assert asked == 7 and 5 < drawn < 9
+
+
 def survey_files() -> list[tuple[str, Block]]:
     return [
         (str(page.relative_to(TOP)), block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galpipe.classes.embedding import embed, embed_images
+from galpipe.classes.embedding import embed, embed_images, overlapped
+from galpipe.errors import InputError
 from galpipe.models.checkpoints import load_model
 from galpipe.models.engine.arithmetic import fixed_arithmetic
 from galpipe.models.spec import Embedding
@@ -173,6 +175,52 @@ def test_other_processes_write_the_same_bytes(
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         there = embed(Context(elsewhere, network_map=pool.map), SETTINGS, model, stamps)
     assert content(elsewhere, there) == here
+
+
+def test_shards_at_once_write_the_same_bytes(
+    trained: tuple[Workspace, Ref, Ref], tmp_path: Path
+) -> None:
+    """As a GPU is fed: several threads, each at a shard of its own."""
+    workspace, model, stamps = trained
+    here = content(workspace, embed(Context(workspace), SETTINGS, model, stamps))
+    elsewhere = Workspace.open(tmp_path / "elsewhere")
+    for ref in (model, stamps, Ref("stamp-part", "part-a-0")):
+        _link(ref, workspace, elsewhere)
+    threads: set[int] = set()
+
+    def at_once(function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+        together = threading.Barrier(2)  # the first two of the four shards meet here
+
+        def counted(item: Any) -> Any:
+            threads.add(threading.get_ident())
+            if item.shard < 2:
+                together.wait(30)
+            assert torch.are_deterministic_algorithms_enabled()
+            return function(item)
+
+        return overlapped(counted, items)
+
+    there = embed(Context(elsewhere, network_map=at_once), SETTINGS, model, stamps)
+    assert len(threads) >= 2
+    assert content(elsewhere, there) == here
+
+
+def test_too_little_memory_is_told_and_nothing_changed(
+    trained: tuple[Workspace, Ref, Ref], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The micro-batch is in the address: it never becomes smaller by itself."""
+    workspace, model, stamps = trained
+    sizes: list[int] = []
+
+    def greedy(self: VadeNetwork, images: torch.Tensor, conditions: Any) -> dict[str, Any]:
+        sizes.append(len(images))
+        return {"vector": torch.empty(2**50, dtype=torch.uint8)}
+
+    monkeypatch.setattr(VadeNetwork, "embed", greedy)
+    other = Embedding(micro_batch=24, threads=1, shard=64)
+    with pytest.raises(InputError, match="micro_batch = 24 images at a time are too many"):
+        embed(Context(workspace), other, model, stamps)
+    assert sizes == [24]
 
 
 def test_a_grown_catalogue_embeds_only_its_new_part(trained: tuple[Workspace, Ref, Ref]) -> None:

@@ -10,7 +10,11 @@ import pytest
 
 from galpipe import tracking
 from galpipe.errors import InputError
+from galpipe.models.training import train
+from galpipe.stages import Context
 from galpipe.tracking import MlflowTracker
+from galpipe.workspace import Workspace
+from tests import stamped
 
 # What MLflow does with SQLAlchemy and pydantic is for MLflow to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -67,6 +71,38 @@ def test_a_training_keeps_parameters_metrics_data_and_the_model(
     version = client.get_model_version_by_alias("tracked_vade", "published")
     assert version.run_id == run.run_id
     assert len(client.search_model_versions("name = 'tracked_vade'")) == 1
+
+
+def test_figures_waiting_and_the_machine_are_in_mlflow(
+    tracker: MlflowTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real training: each epoch's figures and its waiting for stamps, and the machine's own."""
+    monkeypatch.setattr(tracking, "SAMPLE_EVERY", 0.2)
+    workspace = Workspace.open(tmp_path / "workspace")
+    stamps, catalogue = stamped.commit(workspace, [stamped.galaxies(300)])
+    context = Context(workspace, tracker=tracker)
+    train(context, stamped.NETWORK, stamped.TRAINING, stamps, catalogue)
+    ((kind, run_id),) = tracker.opened
+    client: Any = tracker._connect()
+
+    def history(name: str) -> list[float]:
+        found = sorted(client.get_metric_history(run_id, name), key=lambda metric: metric.step)
+        assert [metric.step for metric in found] == list(range(5)), name
+        return [metric.value for metric in found]
+
+    assert kind == "training"
+    losses = history("train_loss")
+    assert losses[-1] < losses[0]
+    assert all(0 <= share <= 1 for share in history("waiting_share"))
+    for rate, seconds in zip(
+        history("megabytes_per_second"), history("epoch_seconds"), strict=True
+    ):
+        assert rate * seconds == pytest.approx(240 * 16 * 16 / 1e6)  # uint8 stamps of 16 pixels
+    assert history("learning_rate")[0] == stamped.TRAINING.learning_rate
+    run = client.get_run(run_id)
+    assert run.data.tags["parts_of_a_batch"] == "1"
+    assert 0 <= run.data.metrics["system/cpu_utilization_percentage"] <= 100
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
 
 
 def test_runs_end_as_their_work_ended(tracker: MlflowTracker) -> None:

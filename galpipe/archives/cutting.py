@@ -13,7 +13,13 @@ from galpipe.archives.frames import FieldName, Frame
 from galpipe.archives.noise import sky_sigma, variance_cut, variance_cuts
 from galpipe.archives.pixelmask import UNKNOWN, bits_cut
 from galpipe.archives.projection import local_map, to_pixels
-from galpipe.archives.resampling import resample, resample_bits, resample_variance
+from galpipe.archives.resampling import (
+    resample,
+    resample_all,
+    resample_bits,
+    resample_variance,
+    resample_variances,
+)
 from galpipe.stamps.cut import cut
 
 Floats = NDArray[np.float32]
@@ -103,13 +109,13 @@ def cut_field(
                         bits[number, plane] = bits_cut(masked, corner, n)
                 continue
             middle, matrix = _maps(wcs[rows], frame, n)
-            for number in range(len(rows)):
+            image[:, plane] = resample_all(frame.pixels, middle, matrix, n)
+            if variance:
+                noise[:, plane] = resample_variances(frame, name, band, middle, matrix, n)
+            for number in range(len(rows)) if masked is not None else ():
+                assert masked is not None
                 place, turn = middle[number], matrix[number]
-                image[number, plane] = resample(frame.pixels, place, turn, n)
-                if variance:
-                    noise[number, plane] = resample_variance(frame, name, band, place, turn, n)
-                if masked is not None:
-                    bits[number, plane] = resample_bits(masked, place, turn, n, UNKNOWN)
+                bits[number, plane] = resample_bits(masked, place, turn, n, UNKNOWN)
         for number, row in enumerate(rows.tolist()):
             images[row] = image[number]
             if variance:

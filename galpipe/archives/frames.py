@@ -77,6 +77,8 @@ def decode_frame(content: bytes, name: FieldName, band: str) -> Frame:
         frame = _frame(raw, name, band, hashlib.sha256(content).hexdigest())
     except (BadImageError, MemoryError):
         raise
+    except KeyError as error:
+        raise BadImageError(Status.CORRUPT, f"a header or table lacks {error.args[0]}") from None
     except Exception as error:  # whatever the readers of cards and tables meet in damaged bytes
         raise corrupt(error) from None
     _check_shape(frame)

@@ -6,6 +6,7 @@ The variance in counts is (light and sky) / gain + dark variance (SDSS data mode
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,13 +129,18 @@ def variance_cut(
 
 
 def variance_cuts(
-    frame: Frame, name: FieldName, band: str, corner: NDArray[np.int64], images: Floats
-) -> Floats:
+    frame: Frame,
+    name: FieldName,
+    band: str,
+    corner: NDArray[np.int64],
+    images: Floats,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> NDArray[Any]:
     """The variances of cutouts at whole pixels, as `variance_cut` has them, (object, y, x).
 
     `corner`: (object, 2), the first pixels (x, y); `images`: the cutouts' pixels, (object, y, x).
     """
-    out = np.empty(images.shape, np.float32)
+    out = np.empty(images.shape, dtype)
     side = images.shape[-1]
     steps = np.arange(side)
     whole = ((corner >= 0) & (corner + side <= frame.pixels.shape[::-1])).all(axis=1)

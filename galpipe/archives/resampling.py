@@ -1,12 +1,19 @@
-"""Pieces of images seen through affine maps: pixels by splines, variances and mask bits."""
+"""Pieces of images seen through affine maps: pixels by splines, variances and mask bits.
+
+Single ones, and many of one image: these are the same to the bit, and take less time.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from galpipe.archives.frames import FieldName, Frame
-from galpipe.archives.noise import pixel_variance
+from galpipe.archives.noise import pixel_variance, variance_cuts
+from galpipe.archives.splines import Batch, batches, cubic, linear
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -61,6 +68,59 @@ def resample(plane: Floats, middle: Doubles, matrix: Doubles, side: int) -> Floa
         out[touched > 1e-6] = np.nan
     scaled: Floats = (out * _area(matrix)).astype(np.float32)
     return scaled
+
+
+def resample_all(plane: Floats, middle: Doubles, matrix: Doubles, side: int) -> Floats:
+    """`resample` for many objects: middle (object, 2), matrix (object, 2, 2)."""
+    out = np.empty((len(middle), side, side), np.float32)
+    alone = np.ones(len(middle), bool)
+    for batch in _together(plane.shape, middle, matrix, side):
+        pieces = sliding_window_view(plane, batch.size)[batch.low[:, 1], batch.low[:, 0]]
+        if not np.isfinite(pieces).all():
+            continue
+        seen = cubic(np.ascontiguousarray(pieces.transpose(1, 2, 0), np.float64), batch, side)
+        out[batch.rows] = seen * _areas(matrix[batch.rows])
+        alone[batch.rows] = False
+    for row in np.flatnonzero(alone).tolist():
+        out[row] = resample(plane, middle[row], matrix[row], side)
+    return out
+
+
+def resample_variances(
+    frame: Frame, name: FieldName, band: str, middle: Doubles, matrix: Doubles, side: int
+) -> Floats:
+    """`resample_variance` for many objects: middle (object, 2), matrix (object, 2, 2)."""
+    out = np.empty((len(middle), side, side), np.float32)
+    alone = np.ones(len(middle), bool)
+    window = (side + 1, side + 1)
+    for batch in _together(frame.pixels.shape, middle, matrix, side):
+        corner = batch.low + batch.first[::-1]
+        pieces = sliding_window_view(frame.pixels, window)[corner[:, 1], corner[:, 0]]
+        if not np.isfinite(pieces).all():
+            continue
+        variance = variance_cuts(frame, name, band, corner, pieces, np.float64)
+        seen = linear(variance, batch, side)
+        out[batch.rows] = seen * _areas(matrix[batch.rows]) ** 2
+        alone[batch.rows] = False
+    for row in np.flatnonzero(alone).tolist():
+        out[row] = resample_variance(frame, name, band, middle[row], matrix[row], side)
+    return out
+
+
+def _together(shape: tuple[int, ...], middle: Doubles, matrix: Doubles, side: int) -> list[Batch]:
+    """The objects whose pieces lie whole on an image, as far as they are computed together."""
+    reach = np.abs(matrix).sum(axis=2) * (side - 1) / 2 + MARGIN
+    low = np.floor(middle - reach)
+    high = np.ceil(middle + reach) + 1
+    whole = np.flatnonzero(((low >= 0) & (high <= shape[::-1])).all(axis=1))
+    low, high = low[whole].astype(np.int64), high[whole].astype(np.int64)
+    found = batches(low, high, middle[whole], matrix[whole], side)
+    return [dataclasses.replace(batch, rows=whole[batch.rows]) for batch in found]
+
+
+def _areas(matrix: Doubles) -> Doubles:
+    """The areas of pixels of the result on the image, (object, 1, 1)."""
+    return np.array([_area(one) for one in matrix])[:, None, None]
 
 
 def resample_variance(

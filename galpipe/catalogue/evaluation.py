@@ -10,21 +10,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from galpipe import spec as specs
 from galpipe.catalogue.agreement import agreement
+from galpipe.catalogue.comparison import comparison_figures, comparison_headline
+from galpipe.catalogue.conditions import condition_figures, condition_headline
 from galpipe.catalogue.heldout import HeldOut, held_out, per_row
 from galpipe.catalogue.occupancy import alarms, effective_numbers, occupancy, soft_overlap
+from galpipe.catalogue.predictions import prediction_figures, prediction_headline
+from galpipe.catalogue.probe import probe_figures, probe_headline
 from galpipe.catalogue.reconstruction import reconstruction_figures
-from galpipe.catalogue.redrawn import own_overlap
+from galpipe.catalogue.redrawn import merged_components, own_overlap
+from galpipe.catalogue.reobservation import reobservation
 from galpipe.catalogue.separation import baselines, separation
 from galpipe.catalogue.spec import Evaluation
+from galpipe.catalogue.stability import stability
+from galpipe.catalogue.strangeness import strangeness_figures, strangeness_headline
+from galpipe.catalogue.supervised import classification_figures, classification_headline
 from galpipe.classes import gather
 from galpipe.classes.fitted import Clusters, load_clusters, part_vectors
 from galpipe.classes.mixture import bhattacharyya
-from galpipe.classes.scheme import label_name
+from galpipe.classes.spec import Clustering
 from galpipe.stages import Context
 from galpipe.workspace import Ref, Workspace, address, write_json
 
-VERSION = 3
+VERSION = 5
 EVERYBODY = 2**62  # more objects than there are: the held-out split never has enough
 
 Floats = NDArray[np.float64]
@@ -67,15 +76,48 @@ def evaluate(
     place = workspace.begin(ref)
     with threadpool_limits(limits=1):
         figures = _figures(context, spec, objects, fitted, stamps, model, embeddings)
-        # Labels are made without truth, so those of the training galaxies may be judged as well:
+        # Clusters are made without truth, so those of the training galaxies may be judged as well:
         # a figure of more objects, beside the held-out one.
-        figures["all_objects"] = agreement(everybody.cluster, everybody, spec, fitted.components)
+        figures["all_objects"] = None
+        if fitted.origin == "cluster":
+            components = fitted.components
+            figures["all_objects"] = agreement(everybody.cluster, everybody, spec, components)
+        figures["classification"] = classification_figures(
+            workspace, spec, catalogue, stamps, model, embeddings
+        )
+        figures["conditions"] = condition_figures(
+            workspace, catalogue, stamps, model, embeddings, spec.seed
+        )
+        figures["probe"] = probe_figures(workspace, spec, catalogue, stamps, embeddings)
+        figures["predictions"] = prediction_figures(
+            workspace, spec, catalogue, stamps, model, embeddings
+        )
+        clustering = _clustering(workspace, clusters)
+        figures["stability"] = None
+        if spec.stability is not None and fitted.vectors is not None:
+            vectors = _spaces(workspace, objects, fitted, stamps, embeddings)["clustered"]
+            figures["stability"] = stability(spec.stability, clustering, fitted, *vectors)
+        figures["comparison"] = comparison_figures(
+            context, spec, clustering, objects, catalogue, stamps, model
+        )
+        figures["reobservation"] = reobservation(
+            workspace, spec, objects, fitted, stamps, model, embeddings
+        )
+        figures["strangeness"] = strangeness_figures(
+            workspace, spec, catalogue, stamps, model, embeddings, objects
+        )
         flat = headline(figures)
         figures["headline"] = flat
         write_json(place / "figures.json", figures)
+        from galpipe.catalogue import interpolation, reobservation_plots
         from galpipe.catalogue.plots import draw
 
-        plots = draw(workspace, spec, objects, figures, stamps, model, embeddings, place / "plots")
+        folder = place / "plots"
+        plots = draw(workspace, spec, objects, figures, stamps, model, embeddings, folder)
+        plots += interpolation.draw(
+            workspace, catalogue, stamps, model, embeddings, figures["conditions"], folder
+        )
+        plots += reobservation_plots.draw(figures["reobservation"], folder)
     with context.tracker.run("evaluation", f"evaluation {ref.digest[:8]}", ref.digest) as run:
         run.params({"permutations": spec.permutations, "judged_on": objects.judged_on})
         run.tags({name: parent.digest for name, parent in parents.items()})
@@ -98,9 +140,10 @@ def _figures(
     embeddings: Ref | None,
 ) -> dict[str, Any]:
     workspace = context.workspace
-    names = [label_name(k) for k in range(fitted.components)]
+    names = fitted.names
     counts = occupancy(objects.cluster, fitted.components)
     overlap = None if fitted.mixture is None else bhattacharyya(fitted.mixture)
+    classes = fitted.origin == "classifier"  # which may be rare, and alike
     notes = list(fitted.facts["notes"])
     if objects.judged_on == "all":
         notes.append(
@@ -119,7 +162,7 @@ def _figures(
             "occupancy": counts,
             **effective_numbers(np.array(counts, np.float64), overlap),
             "overlap": None if overlap is None else overlap.tolist(),
-            **alarms(counts, overlap, names),
+            **(alarms(counts, None, names, 0.0) if classes else alarms(counts, overlap, names)),
         },
         "model": None,
         "separation": {},
@@ -154,6 +197,8 @@ def _model_figures(
     else:
         overlap = soft_overlap(memberships[defined])
     names = [f"m{k:02d}" for k in range(components)]
+    merged = merged_components(workspace, model)
+    own = [k for k, name in enumerate(names) if name not in merged]
     return {
         **agreement(objects.model_cluster, objects, spec, components),
         "components": {
@@ -161,7 +206,8 @@ def _model_figures(
             "occupancy": counts,
             **effective_numbers(memberships[defined].sum(axis=0), overlap),
             "overlap": overlap.tolist(),
-            **alarms(counts, overlap, names),
+            **alarms([counts[k] for k in own], overlap[np.ix_(own, own)], [names[k] for k in own]),
+            "merged": merged,
         },
     }
 
@@ -213,6 +259,13 @@ def _separation(
     return found
 
 
+def _clustering(workspace: Workspace, clusters: Ref) -> Clustering:
+    """The settings that clusters were fitted with."""
+    manifest = workspace.manifest(clusters)
+    assert manifest is not None, "clusters are committed before they are judged"
+    return specs.load(Clustering, manifest["spec"], "the settings of these clusters")
+
+
 def _without_confusion(classes: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if classes is None else {k: v for k, v in classes.items() if k != "confusion"}
 
@@ -242,6 +295,25 @@ def headline(figures: Mapping[str, Any]) -> dict[str, float | int | None]:
         for name, found in labellings.items():
             for figure in ("calinski_harabasz", "silhouette"):
                 flat[f"{space}_{name}_{figure}"] = found[figure]
+    if figures["classification"] is not None:
+        flat |= classification_headline(figures["classification"])
+    if figures["conditions"] is not None:
+        flat |= condition_headline(figures["conditions"])
+    if figures["probe"] is not None:
+        flat |= probe_headline(figures["probe"])
+    if figures["predictions"] is not None:
+        flat |= prediction_headline(figures["predictions"])
+    if figures["comparison"] is not None:
+        flat |= comparison_headline(figures["comparison"])
+    if figures["stability"] is not None:
+        for name in ("seeded", "published", "afresh"):
+            flat[f"halves_{name}_ari"] = figures["stability"][name]["mean"]
+    if figures["reobservation"] is not None:
+        for worse in figures["reobservation"]["conditions"]:
+            flat[f"flips_{worse['name']}"] = worse["rate"]
+            flat[f"flips_{worse['name']}_sure"] = worse["sure"]["rate"]
+    if figures["strangeness"] is not None:
+        flat |= strangeness_headline(figures["strangeness"])
     if figures["reconstruction"] is not None:
         for name in ("mse", "variance_explained"):
             flat[f"reconstruction_{name}"] = figures["reconstruction"][name]

@@ -29,7 +29,7 @@ NUISANCES = {
     "snr": "signal to noise",
     "redshift": "redshift",
 }
-MEASURED = ("axis_ratio", "position_angle", "neighbour_flux_ratio", "r50", "snr")
+MEASURED = ("axis_ratio", "position_angle", "neighbour_flux_ratio", "r50", "snr", "flux")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from galpipe.catalogue.predicted_columns import predicted_columns
 from galpipe.catalogue.spec import Publication
+from galpipe.classes.fitted import load_clusters
 from galpipe.stages import Context
 from galpipe.stamps.gather import column_names, gather, read_index
 from galpipe.stamps.morphology import columns as measured_columns
@@ -92,6 +94,7 @@ def publish(
     model: Ref | None,
     clusters: Ref,
     assignments: Ref,
+    embeddings: Ref | None = None,
 ) -> Ref:
     """Join everything known of each object into the labels of a release; returns their Ref.
 
@@ -101,6 +104,9 @@ def publish(
         "catalogue": catalogue, "cutouts": cutouts, "stamps": stamps,
         "model": model.digest if model else None, "clusters": clusters, "assignments": assignments,
     }  # fmt: skip
+    predicted = predicted_columns(context.workspace, model, embeddings)
+    if predicted:
+        parents["embeddings"] = embeddings
     settings = {"publish": spec, "survey": survey, "release": release}
     ref = address("labels", VERSION, settings, parents)
     if context.workspace.manifest(ref) is not None:
@@ -146,7 +152,7 @@ def publish(
                 "model_cluster",
             )
         },
-        "label_origin": constant("cluster"),
+        "label_origin": constant(load_clusters(context.workspace, clusters).origin),
         "label_scheme": constant(clusters.digest),
         "model": constant(model.digest if model else None),
         "stamps": constant(preparation),
@@ -162,9 +168,12 @@ def publish(
     }  # fmt: skip
     for name in measured_names:
         columns[name] = _nullable(_column(measured, measured_names, name, count))
+    for name, (values, _) in predicted.items():
+        columns[name] = _nullable(values)
     for name in spec.carry:
         columns[f"input_{name}"] = catalogue_row[f"input_{name}"]
-    table = with_meanings(pa.table(columns), bands)
+    meanings = {name: Meaning(**meaning) for name, (_, meaning) in predicted.items()}
+    table = with_meanings(pa.table(columns), bands, meanings)
     write_table(table, place / FILE)
     by_status = {
         names(int(bits)): int(n)
@@ -173,7 +182,9 @@ def publish(
     return context.workspace.commit(ref, settings, parents, objects=count, by_status=by_status)
 
 
-def with_meanings(table: pa.Table, bands: tuple[str, ...] = ()) -> pa.Table:
+def with_meanings(
+    table: pa.Table, bands: tuple[str, ...] = (), further: Mapping[str, Meaning] | None = None
+) -> pa.Table:
     """The same table with unit, UCD and description in each field's metadata."""
     morphology = {
         c.name: Meaning(c.description, c.unit or "", c.ucd) for c in measured_columns(bands)
@@ -181,6 +192,7 @@ def with_meanings(table: pa.Table, bands: tuple[str, ...] = ()) -> pa.Table:
     fields = []
     for field in table.schema:
         meaning = MEANINGS.get(field.name) or morphology.get(field.name)
+        meaning = meaning or (further or {}).get(field.name)
         if meaning is None and field.name.startswith("input_"):
             meaning = Meaning(f"Column {field.name.removeprefix('input_')!r} of the input table")
         described: Mapping[str, str] = meaning.__dict__ if meaning else {}

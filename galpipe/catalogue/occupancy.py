@@ -44,10 +44,15 @@ def soft_overlap(memberships: Floats) -> Floats:
     return np.asarray((root.T @ root) / np.outer(norm, norm), np.float64)
 
 
-def alarms(counts: list[int], overlap: Floats | None, names: list[str]) -> dict[str, Any]:
-    """Dead components, duplicate pairs, and what is said of them."""
+def alarms(
+    counts: list[int], overlap: Floats | None, names: list[str], least: float = DEAD
+) -> dict[str, Any]:
+    """Dead components, duplicate pairs, and what is said of them.
+
+    Dead is one with less than `least` of an equal share, or nothing: classes may be rare.
+    """
     share = sum(counts) / max(len(counts), 1)
-    dead = [k for k, count in enumerate(counts) if count < DEAD * share or count == 0]
+    dead = [k for k, count in enumerate(counts) if count < least * share or count == 0]
     pairs = []
     if overlap is not None:
         pairs = [

@@ -16,10 +16,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from galpipe.catalogue import galleries
+from galpipe.catalogue import galleries, prediction_plots, supervised_plots
 from galpipe.catalogue.heldout import NUISANCES, HeldOut, per_row
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import redrawn, view_of
+from galpipe.catalogue.redrawn import conditions_of, redrawn, view_of
 from galpipe.catalogue.spec import Evaluation
 from galpipe.workspace import Ref, Workspace
 
@@ -60,6 +60,10 @@ def draw(
         pages["model_overlap"] = overlap(own["components"], mine, "model's own components")
         if own["classes"] is not None:
             pages["model_confusion"] = confusion(own["classes"], mine, "Model's own components")
+    if figures["classification"] is not None and figures["classification"]["n"]:
+        pages |= supervised_plots.pages(figures["classification"])
+    if figures["predictions"] is not None:
+        pages |= prediction_plots.pages(figures["predictions"])
     if model is not None and figures["reconstruction"] is not None:
         pages["reconstructions"] = _reconstructions(
             workspace, spec, objects, stamps, model, embeddings
@@ -144,7 +148,7 @@ def _reconstructions(
     stack = images(workspace, stamps, objects.rows[shown], view_of(workspace, model))
     return galleries.reconstructions(
         stack,
-        redrawn(workspace, model, stack),
+        redrawn(workspace, model, stack, conditions_of(workspace, embeddings, objects.rows[shown])),
         error[shown],
         "Held-out galaxies, as the model draws them, and its mean squared errors",
         names,

@@ -6,10 +6,12 @@ The only room of this wing that loads torch, and only where there is a model.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from galpipe.classes import gather
 from galpipe.workspace import Ref, Workspace
 
 Images = NDArray[np.float32]
@@ -27,17 +29,138 @@ def can(workspace: Workspace, model: Ref, ability: str) -> bool:
     return ability in facts["abilities"]
 
 
-def redrawn(workspace: Workspace, model: Ref, images: Images) -> Images:
-    """The model's drawings of stamps (object, band, y, x) in 0..1, in the same shape."""
+def columns_of(workspace: Workspace, model: Ref) -> list[str]:
+    """The columns of the catalogue that a model is told, in their order."""
+    facts = json.loads((workspace.place(model) / "model.json").read_text())
+    return list(facts["facts"].get("condition", {"columns": []})["columns"])
+
+
+def merged_components(workspace: Workspace, model: Ref | None) -> dict[str, str]:
+    """Components of the model's mixture that share the label of another, and whose."""
+    if model is None:
+        return {}
+    facts = json.loads((workspace.place(model) / "model.json").read_text())
+    return dict(facts.get("told", {}).get("merged", {}))
+
+
+def redrawn(
+    workspace: Workspace,
+    model: Ref,
+    images: Images,
+    conditions: NDArray[np.floating[Any]] | None = None,
+) -> Images:
+    """The model's drawings of stamps (object, band, y, x) in 0..1, in the same shape.
+
+    `conditions` (object, condition) are those of a network that is told some: see `conditions_of`.
+    """
     import torch
 
     from galpipe.models.checkpoints import load_model
     from galpipe.models.engine.arithmetic import fixed_arithmetic
 
     network = load_model(workspace.place(model))
+    given = None if conditions is None else torch.from_numpy(conditions.astype(np.float32))
     with torch.no_grad(), fixed_arithmetic(1):
-        drawn: Images = network.redraw(torch.from_numpy(images)).numpy()
+        drawn: Images = network.redraw(torch.from_numpy(images), given).numpy()
     return drawn
+
+
+def conditions_of(
+    workspace: Workspace, embeddings: Ref | None, rows: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """What the vectors of some catalogue rows were conditioned on, (row, condition), raw values.
+
+    NaN where it is not known; None where the network is told no conditions.
+    """
+    given = None if embeddings is None else gather.embedded(workspace, embeddings, "condition")
+    return None if given is None else given[rows].astype(np.float64)
+
+
+def embedded_anew(
+    workspace: Workspace,
+    model: Ref,
+    embeddings: Ref,
+    images: NDArray[Any],
+    unit_scale: float,
+    conditions: NDArray[np.float64] | None,
+) -> dict[str, NDArray[np.float64]]:
+    """What a model gives of stamps (object, band, y, x) as they are stored, array by array.
+
+    The arithmetic is that of the `embeddings`: the same stamps give the same bits.
+    """
+    from galpipe.classes.embedding import embed_images
+    from galpipe.models.checkpoints import load_model
+    from galpipe.models.engine.arithmetic import fixed_arithmetic
+
+    manifest = workspace.manifest(embeddings)
+    assert manifest is not None, "embeddings are committed before they are repeated"
+    step, threads = int(manifest["spec"]["micro_batch"]), int(manifest["spec"]["threads"])
+    network = load_model(workspace.place(model))
+    told = None if conditions is None else conditions.astype(np.float32)
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    with fixed_arithmetic(threads):
+        for start in range(0, len(images), step):
+            some = slice(start, start + step)
+            given = None if told is None else told[some]
+            for name, values in embed_images(
+                network, images[some], unit_scale, step, given
+            ).items():
+                found.setdefault(name, []).append(values)
+    return {name: np.concatenate(blocks).astype(np.float64) for name, blocks in found.items()}
+
+
+def compared(
+    workspace: Workspace,
+    model: Ref,
+    images: Images,
+    conditions: NDArray[np.float64],
+    permutations: int,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Losses of images under their own, no and shuffled conditions of a conditional VAE.
+
+    (object), (object) and (permutation, object), in the units of its loss.
+    """
+    import torch
+
+    from galpipe.models.checkpoints import load_model
+    from galpipe.models.cvae.judging import losses
+    from galpipe.models.engine.arithmetic import fixed_arithmetic
+
+    network = load_model(workspace.place(model))
+    given = torch.from_numpy(conditions.astype(np.float32))
+    with fixed_arithmetic(1):
+        found = losses(network, torch.from_numpy(images), given, permutations, seed)
+    own, unknown, shuffled = (
+        value.double().numpy() for value in (found.own, found.unknown, found.shuffled)
+    )
+    return own, unknown, shuffled
+
+
+def drawn_at(
+    workspace: Workspace,
+    model: Ref,
+    images: Images,
+    conditions: NDArray[np.float64],
+    column: int,
+    values: NDArray[np.float64],
+) -> Images:
+    """Images encoded under their own conditions, drawn where one of them has other values.
+
+    (value, object, band, y, x) in 0..1; `column` is the place of the condition among its fellows.
+    """
+    import torch
+
+    from galpipe.models.checkpoints import load_model
+    from galpipe.models.cvae import judging
+    from galpipe.models.engine.arithmetic import fixed_arithmetic
+
+    network = load_model(workspace.place(model))
+    own, others = (torch.from_numpy(given.astype(np.float32)) for given in (conditions, values))
+    with fixed_arithmetic(1):
+        drawn = judging.drawn_at(network, torch.from_numpy(images), own, column, others)
+    found: Images = drawn.numpy()
+    return found
 
 
 def own_overlap(workspace: Workspace, model: Ref) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from galpipe.classes import gather
 from galpipe.classes.features import Reason
 from galpipe.classes.fitted import load_clusters, part_vectors, read_arrays, write_arrays
 from galpipe.classes.mixture import Mixture
-from galpipe.classes.scheme import label_name
+from galpipe.classes.predicted import part_probabilities
 from galpipe.stages import Context
 from galpipe.workspace import Ref, Workspace, address, write_bytes
 
@@ -58,7 +58,7 @@ def assign(context: Context, clusters: Ref, stamps: Ref, embeddings: Ref | None)
         context.progress.advance()
     context.progress.finish()
     fitted = load_clusters(workspace, clusters)
-    table = _gathered(workspace, where, fitted.components, [item.output for item in work])
+    table = _gathered(workspace, where, fitted.names, [item.output for item in work])
     place = workspace.begin(ref)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
@@ -100,7 +100,11 @@ def _assign_part(work: _PartWork) -> str:
         z, reason, filled = part_vectors(
             workspace, fitted.vectors, work.stamp_part, work.embedding_part
         )
-        arrays |= _memberships(fitted.mixture, z, reason, filled, fitted.faintest)
+        own = None
+        if fitted.own is not None:
+            assert work.embedding_part is not None, "a network's own labels are given embeddings"
+            own = part_probabilities(workspace, work.embedding_part, fitted.own["array"])
+        arrays |= _memberships(fitted.mixture, z, own, reason, filled, fitted.faintest)
     arrays["reason"] = np.where(status & 1, arrays["reason"], np.uint8(Reason.NO_STAMP))
     arrays["model_cluster"] = _model_cluster(workspace, work.embedding_part, len(part))
     place = workspace.begin(work.output)
@@ -126,12 +130,18 @@ def _empty_rows(rows: int, components: int) -> dict[str, Any]:
 def _memberships(
     mixture: Mixture,
     z: Floats,
+    own: Floats | None,
     reason: NDArray[np.uint8],
     filled: NDArray[np.int64],
     faintest: float,
 ) -> dict[str, Any]:
-    """What is published of the posterior, for the rows of one part."""
+    """What is published of the posterior, for the rows of one part.
+
+    `own` are the network's probabilities, (row, class), where the labels are its own.
+    """
     posterior, log_density = mixture.posterior(z)
+    if own is not None:
+        posterior = own
     highest = posterior.max(axis=1)
     entropy = -(posterior * np.log(np.maximum(posterior, 1e-300))).sum(axis=1)
     reason = np.where((reason == Reason.ASSIGNED) & (highest < faintest), Reason.FAINT, reason)
@@ -162,9 +172,10 @@ def _model_cluster(
 
 
 def _gathered(
-    workspace: Workspace, where: gather.Index, components: int, outputs: list[Ref]
+    workspace: Workspace, where: gather.Index, names: list[str], outputs: list[Ref]
 ) -> pa.Table:
     """The rows of all parts in the catalogue's order."""
+    components = len(names)
     arrays = _empty_rows(len(where), components)
     arrays["reason"][:] = Reason.NO_STAMP
     arrays["model_cluster"] = np.full(len(where), -1, np.int32)
@@ -176,7 +187,7 @@ def _gathered(
     reason = np.where(where.usable, arrays["reason"], Reason.NO_STAMP)
     placed = np.isin(reason, (Reason.ASSIGNED, Reason.FAINT))
     cluster = np.where(reason == Reason.ASSIGNED, arrays["cluster"], -1).astype(np.int32)
-    labels = np.array([label_name(k) for k in range(components)] + [None], dtype=object)
+    labels = np.array([*names, None], dtype=object)
     offsets = np.concatenate([[0], np.cumsum(np.where(placed, components, 0))]).astype(np.int32)
     probabilities = pa.ListArray.from_arrays(
         pa.array(offsets, mask=np.append(~placed, False)),

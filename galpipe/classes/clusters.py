@@ -9,12 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from galpipe.classes import gather
+from galpipe.classes import gather, predicted
 from galpipe.classes.assignment import assign
-from galpipe.classes.features import Vectors, chosen_columns, defined, fit_vectors, stored
+from galpipe.classes.features import (
+    Vectors,
+    chosen_columns,
+    defined,
+    fit_columns,
+    fit_vectors,
+    plain_vectors,
+    stored,
+)
 from galpipe.classes.fitted import ARRAYS, FACTS, write_arrays
 from galpipe.classes.mixture import Mixture, bhattacharyya, effective_components, fit_mixture
-from galpipe.classes.scheme import label_scheme
+from galpipe.classes.scheme import label_name, label_scheme
 from galpipe.classes.spec import Clustering
 from galpipe.stages import Context
 from galpipe.stamps.gather import column_names
@@ -33,6 +41,9 @@ def fit(
     context: Context, spec: Clustering, stamps: Ref, embeddings: Ref | None, catalogue: Ref
 ) -> Ref:
     """Fit the clusters on the training split; returns at once where that is done.
+
+    With `on = "model"` the labels are the network's own, and nothing but their surroundings is
+    fitted (`predicted.moments`).  Raises InputError where the model gives none.
 
     The output holds mixture.safetensors (float64) and clusters.json: what is clustered, the label
     scheme with its evidence, figures of the fit, and notes in words.
@@ -90,6 +101,10 @@ def _fitted(
         notes.append("no object is usable: there are no clusters")
         return _record(spec, None, None, [], {}, 0, notes), {}
     train = _thinned(train, spec.largest)
+    if spec.on == "model":
+        own = predicted.given(workspace, embeddings)
+        assert embedding is not None, "a network gives vectors of all it gives classes of"
+        return _predicted(spec, own, (raw, wanted), embedding, train, notes)
     vectors = fit_vectors(spec, names, raw, embedding, train)
     z, _, _ = vectors.apply(raw, embedding)
     judges = usable & (split == "validation")
@@ -115,12 +130,43 @@ def _fitted(
         notes.append(f"{unfinished} of {len(restarts)} restarts met the limit of iterations")
     assigned = mixture.posterior(z[train])[0].argmax(axis=1)
     natural = {} if raw is None else {n: raw[train, i] for i, n in enumerate(wanted)}
-    scheme = label_scheme(mixture, vectors, z[train], natural, assigned)
+    labels = [label_name(k) for k in range(mixture.components)]
+    dimensions, told = plain_vectors(vectors, raw, embedding)
+    scheme = label_scheme(mixture, labels, dimensions, told[train], natural, assigned)
     facts = _record(spec, vectors, mixture, [asdict(r) for r in restarts], scheme, fitted_on, notes)
     facts["judged_on"] = "validation" if enough else "train"
+    return facts, _arrays(vectors, mixture)
+
+
+def _predicted(
+    spec: Clustering,
+    own: predicted.Given,
+    measured: tuple[Floats | None, list[str]],
+    embedding: Floats,
+    train: NDArray[np.bool_],
+    notes: list[str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network's own labels, read from the measured columns, with a Gaussian for each."""
+    vectors = fit_vectors(spec, [], None, embedding, train)
+    z, _, _ = vectors.apply(None, embedding[train])
+    chances = own.probabilities[train]
+    mixture = predicted.moments(z, chances, spec.regularisation)
+    raw, columns = measured
+    standing, natural = np.zeros((len(z), 0)), {}
+    if raw is not None:
+        features = chosen_columns(spec.columns, columns, spec.without)
+        standing, _ = fit_columns(raw[train], features, spec.clip).apply(raw[train])
+        natural = {name: raw[train, i] for i, name in enumerate(columns)}
+    assigned = chances.argmax(axis=1)
+    scheme = label_scheme(mixture, own.names, columns, standing, natural, assigned)
+    facts = _record(spec, vectors, mixture, [], scheme, int(train.sum()), notes)
+    facts |= {"own": own.facts(), "wanted_components": len(own.names), "judged_on": "train"}
+    return facts, _arrays(vectors, mixture)
+
+
+def _arrays(vectors: Vectors, mixture: Mixture) -> dict[str, Any]:
     arrays = stored(vectors)[1]
-    arrays |= {n: getattr(mixture, n) for n in ("weights", "means", "covariances")}
-    return facts, arrays
+    return arrays | {n: getattr(mixture, n) for n in ("weights", "means", "covariances")}
 
 
 def _complete(
@@ -128,7 +174,7 @@ def _complete(
 ) -> NDArray[np.bool_]:
     """Rows with enough of what is clustered to take part in the fit."""
     complete = np.ones(rows, bool)
-    if raw is not None:
+    if raw is not None and spec.on != "model":  # which are read there, and label nobody
         complete &= (~np.isfinite(raw)).sum(axis=1) <= spec.imputed * raw.shape[1]
     if embedding is not None:
         complete &= defined(embedding)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from galpipe.errors import InputError
 from galpipe.models.checkpoints import description, load_model
 from galpipe.models.engine.arithmetic import as_brightness, device_of, fixed_arithmetic
+from galpipe.models.engine.shortage import ERRORS, is_of_memory
 from galpipe.models.network import Network
 from galpipe.models.spec import VIEWS, Embedding
 from galpipe.models.targets import Wanted, read_targets
-from galpipe.stages import Context
+from galpipe.stages import Context, serial_map
 from galpipe.stamps.batches import Selection, Stamps
 from galpipe.stamps.gather import part_path, read_index
 from galpipe.stamps.parts import ArrayLayout, Part, PartLayout, create
@@ -28,6 +33,10 @@ from galpipe.status import Status
 from galpipe.workspace import Ref, address, write_bytes
 
 VERSION = 2
+OVERLAPPED = 3  # shards at once on a GPU: one is read, one computed, one written
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def embed(
@@ -156,14 +165,24 @@ def _embed_part(
         work.append(
             _Shard(workspace.place(model), source.path, place, shard, wanted, own, settings)
         )
-    for count in context.network_map(_embed_shard, work):
-        context.progress.advance(count)
+    over = context.network_map
+    if settings.device == "cuda" and over is serial_map:
+        over = overlapped
+    with fixed_arithmetic(settings.threads):  # threads of `overlapped` have it in common
+        for count in over(_embed_shard, work):
+            context.progress.advance(count)
     return workspace.commit(ref, settings, parents, objects=len(source), content=target.content())
 
 
 def _length(part: Part, shard: int) -> int:
     rows = part.rows(shard)
     return int(rows.stop - rows.start)
+
+
+def overlapped(function: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
+    """A map of one process whose GPU has a shard to compute while others are read and written."""
+    with ThreadPoolExecutor(OVERLAPPED) as pool:
+        yield from pool.map(function, items)
 
 
 def _embed_shard(work: _Shard) -> int:
@@ -180,17 +199,36 @@ def _embed_shard(work: _Shard) -> int:
             out.name: np.full((length, *out.shape), np.nan, np.float32) for out in network.outputs()
         }
         if len(wanted):
-            # Read in this thread: it takes a hundredth of the arithmetic, which has all cores.
-            for images, places in stamps.ordered(work.settings.micro_batch):
-                own = None if work.conditions is None else work.conditions[places]
-                answer = embed_images(
-                    network, images, stamps.unit_scale, work.settings.micro_batch, own
-                )
-                for name, values in answer.items():
-                    arrays[name][wanted[places]] = values
+            # Read in this thread: on a CPU it takes a hundredth of the arithmetic, which has all
+            # cores.  No answer is waited for before the last is asked for, as a GPU would idle.
+            answers: list[dict[str, Tensor]] = []
+            with _memory_asked(work.settings):
+                for images, places in stamps.ordered(work.settings.micro_batch):
+                    own = None if work.conditions is None else work.conditions[places]
+                    answers.append(
+                        _answer(network, images, stamps.unit_scale, work.settings.micro_batch, own)
+                    )
+                for name, values in arrays.items():
+                    whole = torch.cat([answer[name] for answer in answers])
+                    values[wanted] = whole.cpu().numpy()
     facts = {"embedded": len(wanted), "rows": length}
     target.write(work.shard, arrays, facts)
     return length
+
+
+@contextlib.contextmanager
+def _memory_asked(settings: Embedding) -> Iterator[None]:
+    """Say that a micro-batch is too large; a smaller one would be other bytes, so nobody takes it
+    but who wrote the survey file."""
+    try:
+        yield
+    except ERRORS as error:
+        if not is_of_memory(error):
+            raise
+        raise InputError(
+            f"embed: out of memory; [embed] micro_batch = {settings.micro_batch} images at a time "
+            "are too many for this machine, give fewer."
+        ) from None
 
 
 @lru_cache(maxsize=2)
@@ -213,7 +251,6 @@ def _network(folder: Path) -> Network:
     return network
 
 
-@torch.inference_mode()
 def embed_images(
     network: Network,
     images: NDArray[np.generic],
@@ -226,15 +263,33 @@ def embed_images(
     The padding keeps the arithmetic of each row the same, whatever its neighbours and however many
     they are.  `conditions` are (N, condition), NaN where unknown.
     """
+    answer = _answer(network, images, unit_scale, micro_batch, conditions)
+    return {name: value.cpu().numpy() for name, value in answer.items()}
+
+
+@torch.inference_mode()
+def _answer(
+    network: Network,
+    images: NDArray[np.generic],
+    unit_scale: float,
+    micro_batch: int,
+    conditions: NDArray[np.float32] | None,
+) -> dict[str, Tensor]:
+    """What `embed_images` gives, still on the network's device, where it may not be done yet."""
     count = len(images)
-    given = None if conditions is None else _padded(conditions, micro_batch)
-    stored = torch.from_numpy(_padded(images, micro_batch))
     device = next(network.parameters()).device
-    x = as_brightness(stored.to(device), unit_scale)
-    answer: dict[str, Tensor] = network.embed(
-        x, None if given is None else torch.from_numpy(given).to(device)
-    )
-    return {name: value[:count].cpu().numpy() for name, value in answer.items()}
+    stored = _there(_padded(images, micro_batch), device)
+    given = None if conditions is None else _there(_padded(conditions, micro_batch), device)
+    answer: dict[str, Tensor] = network.embed(as_brightness(stored, unit_scale), given)
+    return {name: value[:count] for name, value in answer.items()}
+
+
+def _there(values: NDArray[Any], device: torch.device) -> Tensor:
+    """An array on a device; a GPU fetches it while this thread goes on."""
+    here = torch.from_numpy(values)
+    if device.type == "cuda":
+        return here.pin_memory().to(device, non_blocking=True)
+    return here
 
 
 def _padded(values: NDArray[Any], rows: int) -> NDArray[Any]:

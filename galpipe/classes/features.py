@@ -10,18 +10,20 @@ import difflib
 import enum
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from galpipe.classes.diffusion import Diffusion, fit_diffusion
 from galpipe.classes.spec import Clustering, Feature
 from galpipe.errors import InputError
 
 Floats = NDArray[np.float64]
 QUANTILES = np.linspace(0, 1, 201)  # of the training split, kept for the rank transform
 FITTED = ("lowest", "quantiles", "centre", "spread", "scale")  # arrays of Columns
+MAPPED = ("landmarks", "widths", "axes", "spread")  # arrays of Diffusion
 LOWEST_NORMAL = 1e-3  # the rank of the lowest training value; 1 minus this, of the highest
 
 
@@ -62,7 +64,7 @@ def chosen_columns(
                 f"[cluster] columns: no measured column is called {feature.column!r}; {hint}"
             )
         for name in names:
-            found.setdefault(name, Feature(column=name, transform=feature.transform))
+            found.setdefault(name, replace(feature, column=name))
     return tuple(found.values())
 
 
@@ -86,7 +88,7 @@ class Columns:
             values = np.where(undefined[:, j], np.nan, raw[:, j])
             moved = transformed(values, feature, self.lowest[j], self.quantiles[j])
             moved = held_in((moved - self.centre[j]) / self.spread[j], self.clip)
-            z[:, j] = np.where(undefined[:, j], 0.0, moved / self.scale[j])
+            z[:, j] = np.where(undefined[:, j], 0.0, moved / self.scale[j] * feature.weight)
         return z, undefined.sum(axis=1)
 
 
@@ -196,10 +198,14 @@ class Vectors:
     columns: Columns | None  # None: the embedding alone is clustered
     axes: Axes | None  # None: the columns alone are clustered
     imputed: float  # most undefined columns, as a fraction, that are filled in
+    diffusion: Diffusion | None = None  # where they lie among the others; None: as they are
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the vector's dimensions."""
+        if self.diffusion is not None:
+            count = self.diffusion.axes.shape[1]
+            return tuple(f"diffusion_{i + 1:02d}" for i in range(count))
         columns = () if self.columns is None else tuple(f.column for f in self.columns.features)
         axes = () if self.axes is None else range(len(self.axes.axes))
         return (*columns, *(f"embedding_{i + 1:02d}" for i in axes))
@@ -227,7 +233,27 @@ class Vectors:
             z, filled = self.columns.apply(raw)
             blocks.insert(0, z)
             reason[filled > self.imputed * len(self.columns.features)] = Reason.UNMEASURED
-        return np.concatenate(blocks, axis=1), reason, filled
+        vectors = np.concatenate(blocks, axis=1)
+        if self.diffusion is not None:
+            vectors = self.diffusion.apply(vectors)
+        return vectors, reason, filled
+
+
+def plain_vectors(
+    vectors: Vectors, raw: Floats | None, embedding: Floats | None
+) -> tuple[tuple[str, ...], Floats]:
+    """Names and values (object, dimension) of what the vectors are made of, to be put into words.
+
+    Measured columns in standard deviations of the training split, without weights, and axes of the
+    embedding; those of the neighbours' coordinates would mean nothing to a reader.
+    """
+    plain = replace(vectors, diffusion=None)
+    values = plain.apply(raw, embedding)[0]
+    weights = np.ones(values.shape[1])
+    if vectors.columns is not None:
+        features = vectors.columns.features
+        weights[: len(features)] = [feature.weight for feature in features]
+    return plain.names, values / weights
 
 
 def fit_vectors(
@@ -244,17 +270,31 @@ def fit_vectors(
         if not features or raw is None:
             raise InputError("[cluster] columns: none of them was measured; name at least one.")
         columns = fit_columns(raw[train], features, spec.clip)
-    if spec.on in ("embedding", "both"):
+    if spec.on != "columns":
         if embedding is None:
             raise InputError(
                 f"[cluster] on = {spec.on!r} needs a model, and [model] kind is 'none'; "
                 "choose a model, or on = 'columns'."
             )
-        alone = spec.on == "embedding"
-        count = embedding.shape[1] if alone else spec.embedding_axes
-        weight = 1.0 if alone else spec.embedding_weight
+        count = embedding.shape[1] if spec.on == "embedding" else spec.embedding_axes
+        weight = spec.embedding_weight if spec.on == "both" else 1.0
         axes = fit_axes(embedding[train & defined(embedding)].astype(np.float64), count, weight)
-    return Vectors(columns, axes, spec.imputed)
+    vectors = Vectors(columns, axes, spec.imputed)
+    if spec.neighbours is None:
+        return vectors
+    z, reason, _ = vectors.apply(raw, embedding)
+    z = z[train & (reason == Reason.ASSIGNED)]
+    if len(z) < spec.neighbours.nearest + spec.neighbours.axes:
+        raise InputError(
+            f"[cluster] neighbours: {len(z)} usable objects in the training split are too few for "
+            f"{spec.neighbours.nearest} neighbours and {spec.neighbours.axes} axes; give a larger "
+            "sample or fewer of both."
+        )
+    fitted = fit_diffusion(
+        z, axes=spec.neighbours.axes,
+        neighbours=spec.neighbours.nearest, landmarks=spec.neighbours.landmarks,
+    )  # fmt: skip
+    return replace(vectors, diffusion=fitted)
 
 
 def stored(vectors: Vectors) -> tuple[dict[str, Any], dict[str, Floats]]:
@@ -263,13 +303,18 @@ def stored(vectors: Vectors) -> tuple[dict[str, Any], dict[str, Floats]]:
     arrays: dict[str, Floats] = {}
     if vectors.columns is not None:
         facts["columns"] = [
-            {"column": f.column, "transform": f.transform} for f in vectors.columns.features
+            {"column": f.column, "transform": f.transform, "weight": f.weight}
+            for f in vectors.columns.features
         ]
         facts["clip"] = vectors.columns.clip
         for name in FITTED:
             arrays[f"columns.{name}"] = getattr(vectors.columns, name)
     if vectors.axes is not None:
         arrays["axes.mean"], arrays["axes.axes"] = vectors.axes.mean, vectors.axes.axes
+    if vectors.diffusion is not None:
+        facts["neighbours"] = vectors.diffusion.neighbours
+        for name in MAPPED:
+            arrays[f"diffusion.{name}"] = getattr(vectors.diffusion, name)
     return facts, arrays
 
 
@@ -282,4 +327,8 @@ def restored(facts: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Vectors:
         columns = Columns(features, **fitted, clip=facts["clip"])
     if "axes.mean" in arrays:
         axes = Axes(arrays["axes.mean"], arrays["axes.axes"])
-    return Vectors(columns, axes, facts["imputed"])
+    diffusion = None
+    if "neighbours" in facts:
+        fitted = {name: arrays[f"diffusion.{name}"] for name in MAPPED}
+        diffusion = Diffusion(**fitted, neighbours=facts["neighbours"])
+    return Vectors(columns, axes, facts["imputed"], diffusion)

@@ -34,6 +34,23 @@ class Clusters:
     def components(self) -> int:
         return 0 if self.mixture is None else self.mixture.components
 
+    @property
+    def names(self) -> list[str]:
+        """The labels, in the order of the clusters' numbers."""
+        scheme = self.facts["scheme"]
+        return sorted(scheme, key=lambda name: int(scheme[name]["cluster"]))
+
+    @property
+    def own(self) -> Mapping[str, Any] | None:
+        """Where the labels are the network's own: `array` of the embeddings, `names`, `column`."""
+        found: Mapping[str, Any] | None = self.facts.get("own")
+        return found
+
+    @property
+    def origin(self) -> str:
+        """What gave the labels: "classifier" or "cluster"."""
+        return "classifier" if self.own and self.own["column"] is not None else "cluster"
+
 
 def load_clusters(workspace: Workspace, clusters: Ref) -> Clusters:
     """A committed clustering."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from galpipe.classes.features import Vectors
 from galpipe.classes.mixture import Mixture
 
 Floats = NDArray[np.float64]
@@ -41,23 +40,23 @@ def label_name(cluster: int) -> str:
 
 def label_scheme(
     mixture: Mixture,
-    vectors: Vectors,
+    labels: Sequence[str],
+    names: Sequence[str],
     z: Floats,
     raw: Mapping[str, Floats],
     assigned: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """What each label stands for, from the training objects assigned to it.
+    """What each of the `labels` stands for, from the training objects assigned to it.
 
-    z (object, dimension) are their vectors, `raw` their measured columns in natural units,
-    `assigned` their clusters.  Plain JSON; undefined medians are None.
+    z (object, dimension) are their vectors and `names` the dimensions', `raw` their measured
+    columns in natural units, `assigned` their clusters.  Plain JSON; undefined medians are None.
     """
     scheme: dict[str, Any] = {}
-    names = vectors.names
-    for cluster in range(mixture.components):
+    for cluster, label in enumerate(labels):
         members = assigned == cluster
-        centre = np.median(z[members], axis=0) if members.any() else mixture.means[cluster]
+        centre = np.median(z[members], axis=0) if members.any() else np.zeros(z.shape[1])
         medians = {name: _median(values[members]) for name, values in raw.items()}
-        scheme[label_name(cluster)] = {
+        scheme[label] = {
             "cluster": cluster,
             "weight": float(mixture.weights[cluster]),
             "training_members": int(members.sum()),

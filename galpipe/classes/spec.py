@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from galpipe.spec import spec
 
@@ -16,6 +16,7 @@ class Feature:
     column: str  # its name, or a pattern such as "colour_*" that takes every column it fits
     # asinh: of value / median size; log: of the positive values; rank: normal scores of training
     transform: Literal["linear", "asinh", "log", "rank"] = "linear"
+    weight: float = Field(default=1.0, gt=0)  # its spread where that of others is 1
 
 
 def _ranked(*names: str) -> tuple[Feature, ...]:
@@ -44,13 +45,26 @@ COLUMNS = (
 
 
 @spec
+class Neighbours:
+    """Vectors replaced by where they lie among the others: diffusion coordinates.
+
+    The axes run across the gaps of the population, whatever the shape of its groups.
+    """
+
+    axes: int = Field(default=6, ge=1)  # coordinates, which the mixture is fitted to
+    nearest: int = Field(default=20, ge=2)  # neighbours of an object
+    landmarks: int = Field(default=6000, ge=100)  # training objects that are neighbours, at most
+
+
+@spec
 class Clustering:
     """A full-covariance Gaussian mixture on vectors of the training split.
 
-    Vectors have unit variance in every measured column.
+    Vectors have unit variance in every measured column, times its weight.
     """
 
-    on: Literal["embedding", "columns", "both"] = "columns"  # what is clustered
+    # What is clustered; model: nothing, the labels are those that the network itself gives.
+    on: Literal["embedding", "columns", "both", "model"] = "columns"
     components: int = Field(default=12, ge=1)  # fewer, with a note, where training is too small
     columns: tuple[Feature, ...] = COLUMNS
     without: tuple[str, ...] = ("colour_gradient_*",)  # columns that no pattern takes
@@ -58,6 +72,7 @@ class Clustering:
     imputed: float = Field(default=0.25, ge=0, le=1)  # most undefined columns, a fraction, filled
     embedding_axes: int = Field(default=8, ge=1)  # principal axes of the embedding with "both"
     embedding_weight: float = Field(default=0.3, gt=0)  # their spread where columns have 1
+    neighbours: Neighbours | None = None  # diffusion coordinates; None: the vectors themselves
     regularisation: float = Field(default=0.05, gt=0)  # added to every variance
     restarts: int = Field(default=8, ge=1)  # the likeliest on the validation split is kept
     iterations: int = Field(default=500, ge=1)  # of expectation-maximisation, at most
@@ -65,3 +80,9 @@ class Clustering:
     largest: int = Field(default=200_000, ge=100)  # training objects used at most
     faintest: float = Field(default=0.0, ge=0, le=1)  # below this probability: unassigned
     seed: int = Field(default=0, ge=0)  # of the restarts
+
+    @model_validator(mode="after")
+    def _neighbours_of_vectors(self) -> Clustering:
+        if self.on == "model" and self.neighbours is not None:
+            raise ValueError("neighbours are of clustered vectors; with on = 'model' none are")
+        return self

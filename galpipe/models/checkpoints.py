@@ -29,6 +29,7 @@ def save_model(folder: Path, network: Network) -> None:
             "bands": network.bands,
             "size": network.size,
             "facts": dict(network.facts),
+            **({"told": network.told()} if network.told() else {}),
             "abilities": sorted(network.abilities),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
         },

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from galpipe.models.network import Batch, Network
@@ -52,7 +53,11 @@ class Learner(nn.Module, ABC):
         return [Epoch(number) for number in range(self.training_spec.epochs)]
 
     def start(self, material: Material) -> None:
-        """Before the first step of a new training: starting points that the galaxies decide."""
+        """Before the first step of a new training: starting points that the galaxies decide.
+
+        A training that goes on does not come here again: what is decided must be in parameters or
+        buffers, which are kept.
+        """
 
     def before(self, epoch: Epoch, material: Material) -> None:
         """Before an epoch."""
@@ -61,6 +66,7 @@ class Learner(nn.Module, ABC):
     def forward(self, batch: Batch, epoch: Epoch) -> Outcome:
         """The loss of a batch, by the network as it learns."""
 
+    @torch.no_grad()
     def judge(self, batches: Iterable[Batch], epoch: Epoch) -> dict[str, float]:
         """Figures of objects that are not learnt from; without gradients, in evaluation mode."""
         sums: dict[str, float] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,9 +33,14 @@ class Material:
         view: str,
         training: Training,
         device: torch.device,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`values` are the targets by name, one row per catalogue row."""
+        """`values` are the targets by name, one row per catalogue row.
+
+        `share` is (which, of how many) where several processes divide every batch and epoch.
+        """
         self.splits, self.values, self.training, self.device = splits, values, training, device
+        self._share = share
         self._view = view
         self.learnt = Stamps(splits.selections["train"], view, training.buffer)
         self.bands, self.size = self.learnt.shape[0], self.learnt.shape[-1]
@@ -52,12 +59,30 @@ class Material:
         found: Array = self.values[name][self.splits.rows[split]]
         return found
 
+    @property
+    def steps(self) -> int:
+        """Batches per epoch.  A last one of a single image, which has no variance, is left out."""
+        each, batch = self.objects("train") // self._share[1], self._batch
+        return max(1, math.ceil(each / batch) - (each % batch == 1))
+
+    @property
+    def _batch(self) -> int:
+        return math.ceil(self.training.batch / self._share[1])
+
     def shuffled(self, epoch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """The batches of an epoch as they are stored, with their targets; in host memory."""
-        training = self.training
+        """The batches of an epoch as they are stored, with their targets; in host memory.
+
+        Of several processes each has its own objects, and all have as many.
+        """
         rows = self.splits.rows["train"]
-        for images, places in self.learnt.shuffled(training.batch, training.seed, epoch):
-            yield torch.from_numpy(images), self._targets(rows[places])
+        batches = self.learnt.shuffled(self._batch, self.training.seed, epoch, self._share)
+        for images, places in itertools.islice(batches, self.steps):
+            targets = self._targets(rows[places])
+            stored = torch.from_numpy(images)
+            if self.device.type == "cuda":  # locked pages, so that no step waits for the copy
+                stored = stored.pin_memory()
+                targets = {name: value.pin_memory() for name, value in targets.items()}
+            yield stored, targets
 
     def ordered(self, split: str, most: int | None = None) -> Iterator[Batch]:
         """A split's objects in order, or `most` of them drawn once and for all."""

@@ -22,6 +22,22 @@ class Output:
     dims: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Published:
+    """A column of the labels that a network's array holds."""
+
+    column: str
+    array: str  # of `outputs`
+    index: int | None  # which of the array's numbers; None: it has one per object
+    description: str
+    ucd: str = ""
+    unit: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As it is kept in model.json."""
+        return dict(vars(self))
+
+
 class Network(nn.Module, ABC):
     """A network for images of (bands, size, size) in 0..1.
 
@@ -50,6 +66,14 @@ class Network(nn.Module, ABC):
     def embed(self, images_BAYX: Tensor, conditions_BK: Tensor | None) -> dict[str, Tensor]:
         """The arrays of `outputs` for a batch, float32 (B, ...): no row depends on another."""
 
+    def told(self) -> dict[str, Any]:
+        """What labels need to know of its arrays, in plain JSON, kept beside the weights.
+
+        `labels` are the names of what `class_probability` holds, `column` where they are from;
+        `published` the columns of the labels, each a `Published.plain()`.
+        """
+        return {}
+
     def layer_parameters(self) -> list[nn.Parameter]:
         """The weights and biases of layers, which `l2` keeps small."""
         return list(self.parameters())
@@ -57,6 +81,19 @@ class Network(nn.Module, ABC):
     def redraw(self, images_BAYX: Tensor, conditions_BK: Tensor | None = None) -> Tensor:
         """The network's drawings of images, (B, A, Y, X), in 0..1."""
         raise NotImplementedError(f"{self.spec.kind} draws no images")
+
+    def generate(
+        self,
+        count: int,
+        component: int | None = None,
+        conditions_BK: Tensor | None = None,
+    ) -> Tensor:
+        """`count` new images, (B, A, Y, X) about 0..1, from torch's own random numbers.
+
+        `component` is one of a mixture's; `conditions_BK` are raw values of the columns in
+        `facts["condition"]`, for networks that are given some.
+        """
+        raise NotImplementedError(f"{self.spec.kind} makes no new images")
 
 
 @dataclass(frozen=True)

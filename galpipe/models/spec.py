@@ -6,11 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from galpipe.models.autoencoder.spec import Autoencoder
+from galpipe.models.classifier.spec import Classifier
+from galpipe.models.contrastive.spec import Contrastive
+from galpipe.models.cvae.spec import Cvae, Cvae2, FancyCvae, Vae
 from galpipe.models.engine.spec import Training
+from galpipe.models.flow_vae.spec import FlowVae
+from galpipe.models.regression.spec import Regression
 from galpipe.models.vade.spec import Stack, VaDE
+from galpipe.models.votes.spec import Votes
 from galpipe.spec import spec
 
-__all__ = ["VIEWS", "Embedding", "Model", "NoModel", "Stack", "Training", "VaDE"]
+__all__ = ["VIEWS", "Classifier", "Embedding", "Model", "NoModel", "Stack", "Training", "VaDE"]
 
 
 @spec
@@ -22,7 +29,21 @@ class NoModel:
 
 VIEWS = {"masked": "image", "unmasked": "image_unmasked"}  # their arrays in a stamp part
 
-Model = Annotated[NoModel | VaDE, Field(discriminator="kind")]
+Model = Annotated[
+    NoModel
+    | VaDE
+    | Autoencoder
+    | FlowVae
+    | Vae
+    | Cvae
+    | Cvae2
+    | FancyCvae
+    | Classifier
+    | Contrastive
+    | Votes
+    | Regression,
+    Field(discriminator="kind"),
+]
 
 
 @spec

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,19 @@ import torch
 from galpipe import spec
 from galpipe.errors import InputError
 from galpipe.models import checkpoints, kinds
-from galpipe.models.engine.arithmetic import device_of, fixed_arithmetic
-from galpipe.models.engine.loop import Fitting, Record
+from galpipe.models.account import Account
+from galpipe.models.engine.arithmetic import device_of, fixed_arithmetic, seed_all
+from galpipe.models.engine.group import Group
+from galpipe.models.engine.loop import JUDGING, Fitting
 from galpipe.models.engine.spec import Training
 from galpipe.models.engine.state import CHECKPOINT
-from galpipe.models.learner import Epoch
 from galpipe.models.material import Material, only
+from galpipe.models.restarts import attempts, best_of
+from galpipe.models.shared import JOB, LOG, refuse_too_many, share
 from galpipe.models.spec import VIEWS, VaDE
 from galpipe.models.splits import Splits, read_splits
 from galpipe.models.targets import Targets, read_targets
-from galpipe.stages import Context, TrackedRun
+from galpipe.stages import Context
 from galpipe.workspace import Ref, address, write_json
 
 VERSION = 2
@@ -52,26 +56,38 @@ def train(context: Context, model: Any, training: Training, stamps: Ref, catalog
             "learnt of it; give a larger sample, or mend the columns of [model]."
         )
     device = device_of(training.device, "training")
+    refuse_too_many(training, splits.objects["train"])
+    tries = attempts(model, training, splits)
+    if len(tries) > 1:
+        trained = [train(context, *own, stamps, catalogue) for own in tries]
+        return best_of(context, ref, settings, parents, trained)
     place = workspace.begin(ref, clean=False)
-    with fixed_arithmetic(training.threads):
-        material = Material(splits, targets.values, VIEWS[model.view], training, device)
-        torch.manual_seed(training.seed)
-        network = kinds.network_of(
-            model, material.bands, material.size, facts_of(model, splits, targets)
+    with (
+        fixed_arithmetic(training.threads),
+        context.tracker.run("training", f"{model.kind} {ref.digest[:8]}", ref.digest) as run,
+    ):
+        account = Account(context, run, model, training, splits)
+        if training.processes > 1:  # then nothing is left to do for `fitting` but to wear the end
+            share(account, workspace, model, training, stamps, catalogue, place)
+        fitting = fitting_of(model, training, splits, targets, place, device, account.say)
+        account.begin(**fitting.facts())
+        fitting.run(account.epoch, account.note)
+        account.end()
+        seed_all(training.seed, len(fitting.epochs), JUDGING)
+        figures, alarms = fitting.learner.finish(fitting.material)
+        checkpoints.save_model(place, fitting.network)
+        write_json(place / "history.json", fitting.state.history)
+        run.metrics({f"test_{k}": v for k, v in figures.items()}, step=fitting.state.epochs)
+        run.tags(
+            {
+                "alarms": "; ".join(alarms) or "none",
+                "parts_of_a_batch": str(fitting.state.accumulate),
+            }
         )
-        learner = kinds.learner_of(network.to(device).eval(), training)
-        fitting = Fitting(learner, material, training, place, context.progress.say)
-        with context.tracker.run("training", f"{model.kind} {ref.digest[:8]}", ref.digest) as run:
-            _describe(run, fitting, splits)
-            _fit(context, run, fitting)
-            figures, alarms = learner.finish(material)
-            checkpoints.save_model(place, network)
-            write_json(place / "history.json", fitting.state.history)
-            run.metrics({f"test_{k}": v for k, v in figures.items()}, step=fitting.state.epochs)
-            run.tags({"alarms": "; ".join(alarms) or "none"})
-            run.file(place / "history.json")
-            run.model(place, model.kind, "candidate")
-    (place / CHECKPOINT).unlink(missing_ok=True)
+        run.file(place / "history.json")
+        run.model(place, model.kind, "candidate")
+    for name in (CHECKPOINT, JOB, LOG):
+        (place / name).unlink(missing_ok=True)
     for alarm in alarms:
         context.progress.say(f"training: {alarm}")
     return workspace.commit(
@@ -100,10 +116,14 @@ def facts_of(model: Any, splits: Splits, targets: Targets) -> dict[str, Any]:
             facts[want.name] = {"names": list(names), "objects": counts.tolist()}
         else:
             values = targets.values[want.name][rows].astype(np.float64)
+            known = np.isfinite(values)
+            count = np.maximum(known.sum(0), 1)
+            mean = np.where(known, values, 0.0).sum(0) / count
+            scatter = np.sqrt(np.where(known, (values - mean) ** 2, 0.0).sum(0) / count)
             facts[want.name] = {
                 "columns": list(want.columns),
-                "mean": values.mean(0).tolist(),
-                "scatter": np.maximum(values.std(0), 1e-12).tolist(),
+                "mean": mean.tolist(),
+                "scatter": np.maximum(scatter, 1e-12).tolist(),
             }
     return facts
 
@@ -135,32 +155,22 @@ def shortened(model: Any, training: Training, objects: int) -> tuple[Any, Traini
     )
 
 
-def _fit(context: Context, run: TrackedRun, fitting: Fitting) -> None:
-    progress = context.progress
-    progress.start("train", len(fitting.epochs), "epoch", done=fitting.state.epochs)
-
-    def tell(epoch: Epoch, record: Record, speed: Mapping[str, float]) -> None:
-        run.metrics({**_numbers(record), **speed}, step=epoch.number)
-        figure = record.get("validation_elbo", record.get("validation_loss", float("nan")))
-        name = "elbo" if "validation_elbo" in record else "loss"
-        progress.advance(note=f"{name} {figure:.4g}")
-
-    fitting.run(tell)
-    progress.finish()
-
-
-def _describe(run: TrackedRun, fitting: Fitting, splits: Splits) -> None:
-    """What a reader of the tracker wants to know before the first epoch, and what was done."""
-    network = fitting.network
-    model = {f"model.{k}": v for k, v in spec.identity(network.spec).items()}
-    settings = {f"training.{k}": v for k, v in spec.identity(fitting.training).items()}
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    run.params({**model, **settings, "parameters": parameters})
-    for name, digest in splits.digests.items():
-        run.dataset(f"stamps {name}", digest, name, splits.objects[name])
-    for number, record in enumerate(fitting.state.history):
-        run.metrics(_numbers(record), step=number)
-
-
-def _numbers(record: Record) -> dict[str, float]:
-    return {key: value for key, value in record.items() if not isinstance(value, str)}
+def fitting_of(
+    model: Any,
+    training: Training,
+    splits: Splits,
+    targets: Targets,
+    folder: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+    group: Group | None = None,
+) -> Fitting:
+    """A training as it is kept in a folder, or a new one; `group`: the processes that share it."""
+    group = group or Group()
+    own = (group.rank, group.size)
+    material = Material(splits, targets.values, VIEWS[model.view], training, device, own)
+    torch.manual_seed(training.seed)
+    facts = facts_of(model, splits, targets)
+    network = kinds.network_of(model, material.bands, material.size, facts)
+    learner = kinds.learner_of(network.to(device).eval(), training).to(device)
+    return Fitting(learner, material, training, folder, say, group)

@@ -100,7 +100,8 @@ class Given:
 class OwnRange:
     """Every image between its own darkest and brightest pixel, as AstroVaDEr has it.
 
-    Loses flux and surface brightness, and hangs on single pixels: to repeat published work only.
+    Loses flux and surface brightness, and hangs on single pixels: to repeat published work, or for
+    labels that a galaxy is to keep where it is dimmer.
     """
 
     kind: Literal["own_range"] = "own_range"

@@ -205,8 +205,10 @@ def _gnomonic(ra: Floats, dec: Floats) -> tuple[Floats, Floats]:
 
 CURVES = (  # name in the history, name on the axis
     ("elbo", "evidence lower bound (nats)"),
+    ("loss", "loss"),
     ("mse", "mean squared error of the drawing"),
     ("divergence", "divergence from the prior (nats)"),
+    ("accuracy", "accuracy of single views"),
 )
 
 
@@ -226,6 +228,8 @@ def loss_curves(epochs: Sequence[Mapping[str, Any]], pixels: int) -> Figure:
         for name, title in CURVES
         if any(f"{who}_{name}" in record for record in history for who in ("train", "validation"))
     ]
+    if any(name == "elbo" for name, _ in shown):  # whose negative is the loss
+        shown = [(name, title) for name, title in shown if name != "loss"]
     figure = Figure(figsize=(3.7 * max(len(shown), 1), 2.9), layout="constrained")
     grid = figure.subplots(1, max(len(shown), 1), squeeze=False)
     phases = [str(record.get("phase", "")) for record in history]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from galpipe.catalogue.galleries import coloured
 from galpipe.catalogue.heldout import per_row, thinned
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import can, generated, redrawn, view_of
+from galpipe.catalogue.redrawn import can, conditions_of, generated, redrawn, view_of
 from galpipe.catalogue.report.pictures import jpeg
 from galpipe.catalogue.report.release import Inputs, Labels, Release
 from galpipe.workspace import Ref, Workspace
@@ -75,7 +75,8 @@ def reconstructions(
     chosen = {"best": order[:few], "random": some, "worst": order[len(order) - few :][::-1]}
     shown = np.concatenate(list(chosen.values()))
     stack = images(workspace, inputs.stamps, rows[shown], view_of(workspace, inputs.model))
-    drawings = redrawn(workspace, inputs.model, stack)
+    given = conditions_of(workspace, inputs.embeddings, rows[shown])
+    drawings = redrawn(workspace, inputs.model, stack, given)
     residual = (stack - drawings).mean(axis=1)
     limit = float(np.quantile(np.abs(residual), 0.999)) or 1.0
     cards = [

@@ -17,7 +17,6 @@ from galpipe.catalogue.labels import FILE
 from galpipe.catalogue.spec import Truth
 from galpipe.classes import gather
 from galpipe.classes.fitted import Clusters, load_clusters, part_vectors
-from galpipe.classes.scheme import label_name
 from galpipe.stamps.gather import read_index
 from galpipe.status import Status
 from galpipe.workspace import Ref, Workspace
@@ -105,6 +104,7 @@ class Release:
     figures: dict[str, Any]  # figures.json of the evaluation
     history: list[dict[str, Any]]  # of the training, epoch by epoch; empty without a network
     network: dict[str, Any] | None  # model.json
+    trained: int | None  # objects that the network learnt from
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -128,11 +128,13 @@ def read_release(workspace: Workspace, inputs: Inputs, truth: Truth) -> Release:
     labels = pq.read_table(workspace.place(inputs.labels) / FILE)
     catalogue = pq.read_table(workspace.place(inputs.catalogue) / "catalogue.parquet")
     fitted = load_clusters(workspace, inputs.clusters)
-    names = [label_name(k) for k in range(fitted.components)]
+    names = fitted.names
     evaluation = workspace.place(inputs.evaluation) / "figures.json"
     history: list[dict[str, Any]] = []
-    network = None
+    network = trained = None
     if inputs.model is not None:
+        manifest = workspace.manifest(inputs.model)
+        trained = None if manifest is None else int(manifest["objects"]["train"])
         place = workspace.place(inputs.model)
         history = json.loads((place / "history.json").read_text())
         network = json.loads((place / "model.json").read_text())
@@ -183,6 +185,7 @@ def read_release(workspace: Workspace, inputs: Inputs, truth: Truth) -> Release:
         figures=json.loads(evaluation.read_text()),
         history=history,
         network=network,
+        trained=trained,
     )
 
 

@@ -10,12 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from galpipe.catalogue import plots
+from galpipe.catalogue import comparison, plots
 from galpipe.catalogue.galleries import random_members, typical_members
 from galpipe.catalogue.heldout import NUISANCES
 from galpipe.catalogue.report import drawings, fractions, latent
 from galpipe.catalogue.report.charts import Chart, chart, loss_curves, sky_map, status_bars
+from galpipe.catalogue.report.classification import (
+    classification,
+    network_words,
+    what_it_learnt,
+)
+from galpipe.catalogue.report.conditioned import conditioned
 from galpipe.catalogue.report.pictures import Pictures, draw_pictures
+from galpipe.catalogue.report.predictions import predictions
+from galpipe.catalogue.report.probe import probe
 from galpipe.catalogue.report.release import (
     About,
     Inputs,
@@ -23,6 +31,7 @@ from galpipe.catalogue.report.release import (
     Release,
     clustered_vectors,
 )
+from galpipe.catalogue.report.reobserved import reobserved
 from galpipe.catalogue.spec import Evaluation
 from galpipe.status import count
 from galpipe.workspace import Workspace
@@ -76,13 +85,19 @@ def gathered(
         "status": _status(release),
         "clusters": _clusters(release, chosen, pictures),
         "against": _against(release),
+        "classification": classification(release),
+        "predictions": predictions(release),
         "agreement": _agreement(release, spec),
+        "probe": probe(release),
+        "reobserved": reobserved(release),
         "map": _map(workspace, release, inputs, spec.seed),
         "strangest": [_member(release, pictures, row, "score") for row in chosen["strangest"]],
+        "strangeness": release.figures.get("strangeness"),
         "reconstructions": drawings.reconstructions(
             workspace, release, inputs, spec.fewest, spec.seed
         ),
         "components": drawings.components(workspace, inputs.model, spec.seed),
+        "conditions": conditioned(workspace, release, inputs),
         "history": _history(release),
     }
 
@@ -114,6 +129,7 @@ def _head(release: Release) -> dict[str, Any]:
         "usable": int(release.usable.sum()),
         "assigned": int((release.cluster >= 0).sum()),
         "train": split.get("train", 0),
+        "trained": release.trained if release.trained is not None else split.get("train", 0),
         "dimensions": 0 if vectors is None else len(vectors.names),
         "fitted_on": release.clusters.facts["fitted_on"],
         "on": release.clusters.facts["on"],
@@ -124,7 +140,9 @@ def _head(release: Release) -> dict[str, Any]:
         "reconstruction": figures["reconstruction"],
         "alarms": figures["alarms"],
         "notes": figures["notes"],
-        "network": release.network,
+        "network": None if release.network is None else network_words(release.network),
+        "learnt": None if release.network is None else what_it_learnt(release.network),
+        "own": release.clusters.own,
     }
 
 
@@ -231,6 +249,7 @@ def _agreement(release: Release, spec: Evaluation) -> dict[str, Any]:
         nuisances = chart(bars, _nuisance_words(published["nuisances"]))
     return {
         "truth": spec.truth.classes,
+        "learnt": _learns(release, spec.truth.classes),
         "classes": published["classes"],
         "confusion": _confusion(published["classes"], release),
         "rows": _labellings(figures),
@@ -239,6 +258,12 @@ def _agreement(release: Release, spec: Evaluation) -> dict[str, Any]:
         "fewest_votes": spec.truth.fewest_votes if spec.truth.vote_counts else None,
         "nuisances": nuisances,
     }
+
+
+def _learns(release: Release, column: str | None) -> bool:
+    """Whether the network learnt the very classes that the labels are compared with."""
+    own = release.clusters.own
+    return own is not None and column is not None and own["column"] == column
 
 
 def _nuisance_words(nuisances: Mapping[str, Any]) -> str:
@@ -274,6 +299,9 @@ def _labellings(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     for who in ("k_means", "gaussian_mixture"):
         if who in others and others[who]["classes"] is not None:
             found.append({"who": WHO[who], **others[who]["classes"]})
+    for who, compared in (figures.get("comparison") or {}).items():
+        if compared["classes"] is not None:
+            found.append({"who": comparison.WORDS[who], **compared["classes"]})
     return found
 
 

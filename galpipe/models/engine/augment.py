@@ -35,19 +35,16 @@ def augmented(images_BAYX: Tensor, spec: Augmentation) -> Tensor:
 def mirrored(images_BAYX: Tensor) -> Tensor:
     """Each image mirrored in x, in y, in both or not at all, with equal chances."""
     across, down = torch.randint(0, 2, (2, len(images_BAYX)), device=images_BAYX.device).bool()
-    turned = images_BAYX.clone()
-    turned[across] = turned[across].flip(3)
-    turned[down] = turned[down].flip(2)
-    return turned
+    turned = _where(across, images_BAYX.flip(3), images_BAYX)
+    return _where(down, turned.flip(2), turned)
 
 
 def quarter_turned(images_BAYX: Tensor) -> Tensor:
     """Each image turned by 0, 90, 180 or 270 degrees, with equal chances; square images."""
     turns = torch.randint(0, 4, (len(images_BAYX),), device=images_BAYX.device)
-    turned = images_BAYX.clone()
+    turned = images_BAYX
     for number in (1, 2, 3):
-        chosen = turns == number
-        turned[chosen] = images_BAYX[chosen].rot90(number, (2, 3))
+        turned = _where(turns == number, images_BAYX.rot90(number, (2, 3)), turned)
     return turned
 
 
@@ -70,3 +67,8 @@ def moved(images_BAYX: Tensor, turn: bool, shift: float, zoom: float) -> Tensor:
 
 def _uniform(images_BAYX: Tensor) -> Tensor:
     return torch.rand(len(images_BAYX), device=images_BAYX.device)
+
+
+def _where(chosen_B: Tensor, these: Tensor, those: Tensor) -> Tensor:
+    """Whole images of one or the other, without a count of them, which a GPU would wait for."""
+    return torch.where(chosen_B[:, None, None, None], these, those)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from galpipe.errors import InputError
-from galpipe.models.engine.arithmetic import as_brightness, seed_all
-from galpipe.models.engine.augment import augmented, augmented_stored
-from galpipe.models.engine.average import Average
+from galpipe.models.engine.arithmetic import seed_all
+from galpipe.models.engine.group import Group
 from galpipe.models.engine.meter import Meter
 from galpipe.models.engine.rates import rate_at
 from galpipe.models.engine.spec import Training
-from galpipe.models.engine.state import State, load_state, save_state
+from galpipe.models.engine.state import CHECKPOINT, State, load_state, save_state
+from galpipe.models.engine.step import OutOfMemory, Stepper, parts_after
 from galpipe.models.learner import Epoch, Learner
 from galpipe.models.material import Material
-from galpipe.models.network import Batch
 from galpipe.stamps.batches import prefetched
 
+NOTE_EVERY = 2.0  # seconds between two words from within an epoch
+# Beside the steps' own random numbers: what is drawn before an epoch, and when judging after it.
+BEFORE, JUDGING = 2**31 + 1, 2**31
+
 Record = dict[str, Any]
-Stored = tuple[Tensor, dict[str, Tensor]]  # images as stored, and their targets
 
 
 class Fitting:
@@ -40,199 +42,180 @@ class Fitting:
         training: Training,
         folder: Path,
         say: Callable[[str], None],
+        group: Group | None = None,
     ) -> None:
+        """`group` are the processes that share the training; None: it is this one alone."""
         self.learner, self.material, self.training = learner, material, training
-        self.network = learner.network
+        self.network, self.group = learner.network, group or Group()
         self._folder, self._say = folder, say
-        self.optimiser = _optimiser(learner, training)
-        self.average = Average(self.network, training.average) if training.average else None
+        self._steps = Stepper(learner, training, material.unit_scale, material.device, self.group)
         self.epochs = learner.epochs()
-        self.steps = math.ceil(material.objects("train") / training.batch)  # per epoch
         self.best: dict[str, Tensor] = {}
-        self._module: nn.Module = learner
-        if training.compile:
-            self._module = torch.compile(learner)  # type: ignore[assignment]
-        found = load_state(folder, self.network, self.optimiser, self.average)
+        judged = "plateau" if training.rate.kind == "plateau" else None
+        judged = "patience" if training.patience is not None else judged
+        if judged and not material.objects("validation"):
+            raise InputError(
+                f"training: {judged} goes by the validation split, which has no usable stamp; give "
+                f"a larger sample, or leave {judged} out."
+            )
+        found = load_state(folder, learner, self._steps.optimiser, self._steps.average)
         if found is None:
+            if (folder / CHECKPOINT).exists():
+                say("training: the state kept is damaged, or an earlier version's; beginning anew")
             self.state = State(accumulate=training.accumulate)
-            learner.start(material)
-            if self.average is not None:
-                self.average.load(self.network.state_dict())
+            if self.group.rank == 0:  # the others are given what it finds
+                learner.start(material)
+            self.group.alike(learner)
+            if self._steps.average is not None:
+                self._steps.average.load(self.network.state_dict())
         else:
             self.state, self.best = found
-        self._saved = time.monotonic()
+        self._steps.ready()
+        self._saved = self._noted = time.monotonic()
 
-    def run(self, tell: Callable[[Epoch, Record, dict[str, float]], None]) -> None:
-        """All epochs that are left; `tell` hears of each its record and its speed."""
+    def facts(self) -> dict[str, Any]:
+        """What is to be told before the first step: epochs done and to do, and the size."""
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        history = list(self.state.history)
+        return {"history": history, "epochs": len(self.epochs), "parameters": parameters}
+
+    def run(
+        self,
+        tell: Callable[[Epoch, Record, dict[str, float]], None],
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """All epochs that are left; `tell` hears of each its record and its speed.
+
+        `note` hears from within long epochs.  Of several ranks, all hear the same.
+        """
         for epoch in self.epochs[self.state.epochs :]:
             if self.state.stopped:
                 break
             if self.state.step == 0:
-                self.learner.before(epoch, self.material)
+                self._before(epoch)
             meter = Meter()
-            record = self._learn(epoch, meter)
+            record = self._learn(epoch, meter, note)
             speed = meter.figures()
-            record |= self._validated(epoch)
+            record |= self.group.told(self._validated(epoch) if self.group.rank == 0 else None)
             _refuse_endless(record, epoch)
             record |= {"phase": epoch.phase, "weight": epoch.weight}
-            record["learning_rate"] = self.optimiser.param_groups[0]["lr"]
+            record["learning_rate"] = self._steps.optimiser.param_groups[0]["lr"]
             self._ended(record)
             tell(epoch, record, speed)
-        if self.average is not None:
-            self.network.load_state_dict(self.average.tensors)
+        if self._steps.average is not None:
+            self.network.load_state_dict(self._steps.average.tensors)
         if self.best:
             self.network.load_state_dict(self.best)
         self.network.eval()
 
-    def _learn(self, epoch: Epoch, meter: Meter) -> Record:
+    def _before(self, epoch: Epoch) -> None:
+        average = self._steps.average
+        self.group.alike(self.learner)
+        seed_all(self.training.seed, epoch.number, BEFORE)
+        with average.following() if average else contextlib.nullcontext():
+            if self.group.rank == 0:
+                self.learner.before(epoch, self.material)
+            self.group.alike(self.learner)
+
+    def _learn(self, epoch: Epoch, meter: Meter, note: Callable[[str], None]) -> Record:
         """The steps of an epoch that are left; the means over its images."""
-        state = self.state
+        state, group, steps = self.state, self.group, self.material.steps
         batches = itertools.islice(self.material.shuffled(epoch.number), state.step, None)
-        self.network.train()
-        totals: dict[str, Tensor] = {}  # on the device, so that no step waits for a number
+        self.learner.train()
+        # On the device, so that no step waits for a number; always added up in the same order.
+        totals = {
+            name: torch.tensor(sums[group.rank], dtype=torch.float64)
+            for name, sums in state.sums.items()
+        }
+        watched = self._watched()
         for stored, targets in meter.waiting(prefetched(batches)):
             meter.volume += stored.nbytes
-            self._set_rate(epoch)
-            for name, value in self._step(stored, targets, epoch).items():
-                total = totals.get(name)
-                totals[name] = value.double() if total is None else total + value
+            at = epoch.number * steps + state.step
+            rate = rate_at(self.training, at, steps, len(self.epochs), watched)
+            for one in self._steps.optimiser.param_groups:
+                one["lr"] = rate
+            for name, value in self._take(stored, targets, epoch).items():
+                there = totals.get(name)
+                totals[name] = value.double() if there is None else there.to(value.device) + value
+            if self._steps.average is not None:
+                self._steps.average.update(at)
             state.step += 1
-            state.count += len(stored)
-            if time.monotonic() - self._saved >= self.training.save_every:
-                totals = self._summed(totals)
+            state.count += len(stored) * group.size
+            now = time.monotonic()
+            if group.agreed(now - self._saved >= self.training.save_every):
+                self._sum(totals)
                 self._save()
-        self._summed(totals)
-        self.network.eval()
-        return {f"train_{name}": value / state.count for name, value in state.sums.items()}
+            if now - self._noted >= NOTE_EVERY:
+                self._noted = now
+                note(f"step {state.step} of {steps}")
+        self._sum(totals)
+        self.learner.eval()
+        return {f"train_{name}": sum(v) / state.count for name, v in state.sums.items()}
 
-    def _summed(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Take what was summed since the last time over into the state."""
-        for name, value in totals.items():
-            self.state.sums[name] = self.state.sums.get(name, 0.0) + float(value)
-        return {}
+    def _sum(self, totals: dict[str, Tensor]) -> None:
+        """Take the sums of the epoch so far, rank by rank, into the state."""
+        numbers = self.group.gathered([float(value) for value in totals.values()])
+        columns = zip(*numbers, strict=True)
+        self.state.sums = {name: list(of) for name, of in zip(totals, columns, strict=True)}
 
-    def _step(self, stored: Tensor, targets: dict[str, Tensor], epoch: Epoch) -> dict[str, Tensor]:
-        """One step of the optimiser; a batch that is too much for the memory comes in parts."""
+    def _take(self, stored: Tensor, targets: dict[str, Tensor], epoch: Epoch) -> dict[str, Tensor]:
+        """One step; a batch that is too much for the memory comes in more parts."""
         while True:
+            parts = self.state.accumulate
             try:
-                return self._attempt(stored, targets, epoch)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                return self._steps.take(stored, targets, epoch, self.state.step, parts)
+            except OutOfMemory:
+                if self.group.size > 1:  # the others wait for these gradients: all begin anew
                     raise
-            pieces = 2 * self.state.accumulate
-            if pieces > len(stored):
-                raise InputError(
-                    "training: there is not enough memory for one image at a time; take a smaller "
-                    "network or smaller stamps."
-                ) from None
-            self.state.accumulate = pieces
-            self._say(f"training: out of memory; every batch now comes in {pieces} parts")
-            self.optimiser.zero_grad(set_to_none=True)
-            if self.material.device.type == "cuda":
-                torch.cuda.empty_cache()
+                self.state.accumulate = parts_after(parts, len(stored))
+                self._say(out_of_memory(self.state.accumulate))
 
-    def _attempt(
-        self, stored: Tensor, targets: dict[str, Tensor], epoch: Epoch
-    ) -> dict[str, Tensor]:
-        training, device = self.training, self.material.device
-        self.optimiser.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        piece = math.ceil(len(stored) / self.state.accumulate)
-        for number, start in enumerate(range(0, len(stored), piece)):
-            seed_all(training.seed, epoch.number, self.state.step, number)
-            part = slice(start, start + piece)
-            mine = stored[part].to(device, non_blocking=True)
-            images = as_brightness(
-                augmented_stored(mine, training.augment), self.material.unit_scale
-            )
-            images = augmented(images, replace(training.augment, noise=0.0))
-            shown = None
-            if training.augment.noise:
-                shown = images + training.augment.noise * torch.randn_like(images)
-            there = {name: t[part].to(device, non_blocking=True) for name, t in targets.items()}
-            low = training.precision == "bfloat16"
-            with torch.autocast(device.type, torch.bfloat16, enabled=low):
-                outcome = self._module(Batch(images, there, shown), epoch)
-            loss = outcome.loss * (len(mine) / len(stored))
-            if training.l2 and number == 0:
-                loss = loss + training.l2 * sum(
-                    (p**2).sum() for p in self.network.layer_parameters()
-                )
-            loss.backward()
-            told = {"loss": outcome.loss.detach() * len(mine), **outcome.sums}
-            for name, value in told.items():
-                sums[name] = sums[name] + value if name in sums else value
-        if epoch.clipped and training.clip is not None:
-            nn.utils.clip_grad_value_(self.network.parameters(), training.clip)
-        if epoch.clipped and training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), training.clip_norm)
-        self.optimiser.step()
-        if self.average is not None:
-            self.average.update(epoch.number * self.steps + self.state.step)
-        return sums
-
-    def _set_rate(self, epoch: Epoch) -> None:
-        rate = rate_at(
-            self.training,
-            epoch.number * self.steps + self.state.step,
-            self.steps,
-            len(self.epochs),
-            [r[self._watched] for r in self.state.history if self._watched in r],
-        )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-
-    @property
-    def _watched(self) -> str:
-        return f"validation_{self.learner.watched}"
+    def _watched(self) -> list[float]:
+        """The figures that decide, epoch by epoch: those of the last phase alone are alike."""
+        name, phase = f"validation_{self.learner.watched}", self.epochs[-1].phase
+        return [r[name] for r in self.state.history if r["phase"] == phase and name in r]
 
     @torch.no_grad()
     def _validated(self, epoch: Epoch) -> Record:
         if not self.material.objects("validation"):
             return {}
-        seed_all(self.training.seed, epoch.number, 2**31)  # what a judgement draws, it draws anew
-        batches = self.material.ordered("validation")
-        if self.average is not None:
-            with self.average.worn():
-                figures = self.learner.judge(batches, epoch)
-        else:
-            figures = self.learner.judge(batches, epoch)
+        seed_all(self.training.seed, epoch.number, JUDGING)
+        with self._worn():
+            figures = self.learner.judge(self.material.ordered("validation"), epoch)
         return {f"validation_{name}": value for name, value in figures.items()}
+
+    @contextlib.contextmanager
+    def _worn(self) -> Iterator[None]:
+        average = self._steps.average
+        with average.worn() if average else contextlib.nullcontext():
+            yield
 
     def _ended(self, record: Record) -> None:
         """Take an epoch into the history, keep the best weights, and see whether to stop."""
-        state, patience = self.state, self.training.patience
+        state, average, patience = self.state, self._steps.average, self.training.patience
         state.history.append(record)
         state.epochs, state.step, state.count, state.sums = state.epochs + 1, 0, 0, {}
-        figure = record.get(self._watched)
-        if patience is not None and figure is not None:
-            if state.best is None or figure < state.best:
-                state.best = figure
-                source = self.average.tensors if self.average else self.network.state_dict()
+        figures = self._watched()
+        if patience is not None and figures:
+            if state.best is None or figures[-1] < state.best:
+                state.best = figures[-1]
+                source = average.tensors if average else self.network.state_dict()
                 self.best = {name: value.clone() for name, value in source.items()}
-            figures = [r[self._watched] for r in state.history]
             state.stopped = len(figures) - 1 - figures.index(min(figures)) >= patience
         self._save()
 
     def _save(self) -> None:
-        save_state(self._folder, self.state, self.network, self.optimiser, self.average, self.best)
+        if self.group.rank == 0:
+            save_state(
+                self._folder, self.state, self.learner,
+                self._steps.optimiser, self._steps.average, self.best,
+            )  # fmt: skip
         self._saved = time.monotonic()
 
 
-def _optimiser(learner: Learner, training: Training) -> torch.optim.Optimizer:
-    parameters = list(learner.network.parameters())
-    if training.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=training.learning_rate)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch is one of memory; on a CPU it has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def out_of_memory(parts: int) -> str:
+    """What is said when a batch was too large."""
+    return f"training: out of memory; every batch now comes in {parts} parts"
 
 
 def _refuse_endless(record: Record, epoch: Epoch) -> None:

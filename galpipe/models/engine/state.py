@@ -11,13 +11,13 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from galpipe.models.engine.average import Average
-from galpipe.models.network import Network
 from galpipe.workspace import write_bytes
 
 CHECKPOINT = "checkpoint.safetensors"
+FORMAT = "2"
 
 
 @dataclass
@@ -27,8 +27,8 @@ class State:
     epochs: int = 0  # that are whole
     step: int = 0  # within the epoch that is not
     accumulate: int = 1  # parts that a batch is cut into
-    sums: dict[str, float] = field(default_factory=dict)  # of the epoch so far
-    count: int = 0  # images of the epoch so far
+    sums: dict[str, list[float]] = field(default_factory=dict)  # of the epoch so far, by rank
+    count: int = 0  # images of the epoch so far, of all ranks
     history: list[dict[str, Any]] = field(default_factory=list)  # what each epoch said
     best: float | None = None  # the best validation figure, where the best weights are kept
     stopped: bool = False  # early, as the figure got no better
@@ -37,41 +37,46 @@ class State:
 def save_state(
     folder: Path,
     state: State,
-    network: Network,
+    learner: nn.Module,
     optimiser: torch.optim.Optimizer,
     average: Average | None,
-    best: Mapping[str, Tensor] | None,
+    best: Mapping[str, Tensor],
 ) -> None:
     """Write the whole state in one file that is there whole or not at all."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors = {f"learner.{name}": value for name, value in learner.state_dict().items()}
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in moments.items()}
-    for kind, kept in (("average", average.tensors if average else {}), ("best", best or {})):
+    for kind, kept in (("average", average.tensors if average else {}), ("best", best)):
         tensors |= {f"{kind}.{name}": value for name, value in kept.items()}
-    metadata = {"state": json.dumps(asdict(state))}
+    metadata = {"state": json.dumps(asdict(state)), "format": FORMAT}
     write_bytes(folder / CHECKPOINT, safetensors.torch.save(plain(tensors), metadata))
+
+
+def kept_state(folder: Path) -> State | None:
+    """Where the training in a folder is; None where nothing is kept that could be gone on with."""
+    try:
+        with safe_open(folder / CHECKPOINT, framework="pt") as file:
+            facts: dict[str, str] = file.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
+        return None
+    return State(**json.loads(facts["state"])) if facts.get("format") == FORMAT else None
 
 
 def load_state(
     folder: Path,
-    network: Network,
+    learner: nn.Module,
     optimiser: torch.optim.Optimizer,
     average: Average | None,
 ) -> tuple[State, dict[str, Tensor]] | None:
     """Put a training back as it was when it was last kept, with the best weights so far.
 
-    None where nothing is kept, or what is kept is damaged: the training begins anew.
+    None where nothing is kept, or what is kept is damaged or of an earlier galpipe.
     """
-    path = folder / CHECKPOINT
-    if not path.exists():
+    state = kept_state(folder)
+    if state is None:
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = State(**json.loads(file.metadata()["state"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        return None
-    network.load_state_dict(_under(tensors, "network."))
+    tensors = safetensors.torch.load_file(folder / CHECKPOINT)
+    learner.load_state_dict(_under(tensors, "learner."))
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in _under(tensors, "optimiser.").items():

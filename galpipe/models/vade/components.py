@@ -46,28 +46,33 @@ def bhattacharyya(means_CJ: Array, variances_CJ: Array) -> Array:
 
 
 def health(
-    mixture: Mixture, responsibilities_NC: Array, overlap_alarm: float, occupancy_alarm: float
+    mixture: Mixture,
+    responsibilities_NC: Array,
+    overlap_alarm: float,
+    occupancy_alarm: float,
+    heads: tuple[int, ...] | None = None,
 ) -> Health:
     """Judge a mixture on the responsibilities of objects, (N, C).
+
+    `heads` say which component each is counted to: the others are neither dead nor duplicates.
 
     `effective` is the similarity-sensitive diversity exp(-sum_c p_c log sum_d overlap_cd p_d)
     (Leinster & Cobbold 2012, order 1): two identical components count as one.
     """
     with torch.no_grad():
-        means = mixture.means_CJ.double().numpy()
-        variances = np.exp(mixture.bounded_log_variances().double().numpy())
+        means = mixture.means_CJ.double().cpu().numpy()
+        variances = np.exp(mixture.bounded_log_variances().double().cpu().numpy())
     occupancy = np.asarray(responsibilities_NC, np.float64).mean(0)
     overlap = bhattacharyya(means, variances)
     count = len(occupancy)
+    own = list(range(count)) if heads is None else sorted(set(heads))
     share = np.clip(occupancy, 1e-300, None)
-    pairs = [
-        (a, b) for a in range(count) for b in range(a + 1, count) if overlap[a, b] >= overlap_alarm
-    ]
+    pairs = [(a, b) for a in own for b in own if b > a and overlap[a, b] >= overlap_alarm]
     return Health(
         occupancy=occupancy,
         overlap=overlap,
         occupied=float(np.exp(-(occupancy * np.log(share)).sum())),
         effective=float(np.exp(-(occupancy * np.log(overlap @ share)).sum())),
-        dead=tuple(int(c) for c in np.flatnonzero(occupancy < occupancy_alarm / count)),
+        dead=tuple(int(c) for c in own if occupancy[c] < occupancy_alarm / count),
         duplicates=tuple(pairs),
     )

@@ -84,11 +84,11 @@ def start_mixture(mixture: Mixture, posterior: Posterior, restarts: int, seed: i
     responsibility = torch.from_numpy(best.predict_proba(means))
     bound = -np.inf
     for _ in range(EXPECTATION_STEPS):
-        responsibility, bound = _improve(mixture, posterior.mean.double(), variance, responsibility)
+        responsibility, bound = improve(mixture, posterior.mean.double(), variance, responsibility)
     return float(bound)
 
 
-def _improve(
+def improve(
     mixture: Mixture, means_NJ: Tensor, variances_NJ: Tensor, responsibility_NC: Tensor
 ) -> tuple[Tensor, float]:
     """One maximisation in closed form, then the responsibilities that follow from it."""

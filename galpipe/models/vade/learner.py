@@ -16,7 +16,7 @@ from galpipe.models.engine.spec import Training
 from galpipe.models.learner import Epoch, Learner, Outcome
 from galpipe.models.material import Material
 from galpipe.models.network import Batch
-from galpipe.models.vade import components, initialisation, schedule
+from galpipe.models.vade import components, initialisation, merging, schedule
 from galpipe.models.vade.network import (
     Posterior,
     VadeNetwork,
@@ -26,6 +26,7 @@ from galpipe.models.vade.network import (
 from galpipe.models.vade.spec import VaDE
 
 PRINCIPAL_IMAGES = 4096  # of the training split, for the principal components
+RESEEDING_IMAGES = 4096  # of the training split, that tell which components are dead
 ACTIVE = (
     0.01  # a latent dimension is in use where its mean varies more than this (Burda et al. 2016)
 )
@@ -66,6 +67,8 @@ class VadeLearner(Learner):
     def before(self, epoch: Epoch, material: Material) -> None:
         if epoch.number == self.model.schedule.warm_up:
             self._start_mixture(material)
+        elif epoch.phase == "annealing" and self.model.reseed:
+            self._reseed(material)
 
     def forward(self, batch: Batch, epoch: Epoch) -> Outcome:
         posterior = self.network.encode(batch.shown)
@@ -89,22 +92,34 @@ class VadeLearner(Learner):
             self._start_mixture(material)
         found = judged(self.network, material.ordered(material.held_out()))
         with torch.no_grad():
-            responsibilities = self.network.mixture.responsibilities(found.posterior.mean)
+            responsibilities = self.network.memberships(found.posterior.mean)
+        heads = self.network.heads()
         health = components.health(
             self.network.mixture,
             responsibilities.double().cpu().numpy(),
             spec.overlap_alarm,
             spec.occupancy_alarm,
+            heads,
         )
         figures = found.figures(self.network, Epoch(0, "static"))
         figures |= {
             "k_occupied": health.occupied,
             "k_effective": health.effective,
+            "merged_components": float(len(heads) - len(set(heads))),
             "dead_components": float(len(health.dead)),
             "duplicate_pairs": float(len(health.duplicates)),
             "largest_overlap": float((health.overlap - np.eye(len(health.overlap))).max()),
         }
         return figures, health.alarms()
+
+    @torch.no_grad()
+    def _reseed(self, material: Material) -> None:
+        found = [
+            self.network.encode(batch.images)
+            for batch in material.ordered("train", RESEEDING_IMAGES)
+        ]
+        posterior = Posterior(*(torch.cat(values).cpu() for values in zip(*found, strict=True)))
+        merging.reseed(self.network.mixture, posterior, self.model.occupancy_alarm)
 
     def _start_mixture(self, material: Material) -> None:
         spec = self.model

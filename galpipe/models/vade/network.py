@@ -90,15 +90,40 @@ class VadeNetwork(Network):
         error = torch.linalg.vector_norm(difference, dim=1) ** 2 / difference.shape[1]
         return {
             "vector": mean,
-            "responsibility": self.mixture.responsibilities(mean),
+            "responsibility": self.memberships(mean),
             "reconstruction_error": error,
         }
+
+    def heads(self) -> tuple[int, ...]:
+        """For each component the one whose label it shares (`merge`)."""
+        from galpipe.models.vade.merging import of_mixture
+
+        return of_mixture(self.mixture, self.spec.merge)
+
+    def told(self) -> dict[str, Any]:
+        """`merged`: components that have no label of their own, and whose they share."""
+        merged = {_name(c): _name(head) for c, head in enumerate(self.heads()) if head != c}
+        return {"merged": merged} if merged else {}
+
+    def memberships(self, latent_BJ: Tensor) -> Tensor:
+        """p(label|z), (B, C): that of merged components is with their head, and 0 at their own."""
+        responsibility_BC = self.mixture.responsibilities(latent_BJ)
+        if self.spec.merge is None:
+            return responsibility_BC
+        heads = torch.tensor(self.heads(), device=responsibility_BC.device)
+        of = [responsibility_BC[:, heads == c].sum(1) for c in range(len(heads))]
+        return torch.stack(of, 1)
 
     def redraw(self, images_BAYX: Tensor, conditions_BK: Tensor | None = None) -> Tensor:
         return self.decode(self.encode(images_BAYX).mean)
 
-    def generate(self, count: int, component: int | None = None) -> Tensor:
-        """`count` images drawn from the prior, or from one of its components; (count, A, Y, X)."""
+    def generate(
+        self, count: int, component: int | None = None, conditions_BK: Tensor | None = None
+    ) -> Tensor:
+        """`count` images drawn from the prior, or from one of its components; (count, A, Y, X).
+
+        Components are those of the prior, before any are merged.
+        """
         mixture = self.mixture
         if component is None:
             chosen = torch.multinomial(mixture.weights(), count, replacement=True)
@@ -210,6 +235,11 @@ def mixture_divergence(mixture: Mixture, posterior: Posterior, sampled_BJ: Tenso
         cross = (log_q.exp() * (log_q - expected)).sum(1)
     entropy = 0.5 * (1 + LOG_2PI + posterior.log_variance).sum(1)
     return cross - entropy
+
+
+def _name(component: int) -> str:
+    """A component as figures and labels call it."""
+    return f"m{component:02d}"
 
 
 def _encoder(spec: VaDE, bands: int) -> nn.Sequential:

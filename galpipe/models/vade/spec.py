@@ -76,6 +76,10 @@ class VaDE:
         default=20000, ge=1
     )  # None: all of the training split
     initialisation_restarts: int = Field(default=4, ge=1)  # mixture fits; the likeliest is taken
+    reseed: bool = True  # dead components begin anew as halves of the heaviest, while it anneals
+    # Components that overlap by this much (Bhattacharyya) share one label; None: each has its own.
+    merge: float | None = Field(default=None, gt=0, le=1)
+    restarts: int = Field(default=1, ge=1)  # trainings; that of the best validation bound is kept
     overlap_alarm: float = Field(default=0.9, gt=0, le=1)  # Bhattacharyya coefficient of duplicates
     occupancy_alarm: float = Field(
         default=0.1, ge=0, lt=1
