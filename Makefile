@@ -17,10 +17,10 @@ demo: install
 	$(BIN)/galpipe demo
 
 test: install lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-all: install lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m ''
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m ''
 
 lint: install
 	$(BIN)/ruff check galpipe flows tests benchmarks docs
