@@ -214,6 +214,8 @@ def test_bfloat16_learns_in_less_precision(part: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.slow
+# torch's own compiler imports modules of torch that are written in its older one
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_compiled_it_learns_the_same(part: Path, tmp_path: Path) -> None:
     plain_one = begin(tmp_path / "plain", part, PLAIN, dropout=0.0)
     run(plain_one)
