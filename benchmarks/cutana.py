@@ -16,6 +16,8 @@ side in "whole".
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -37,6 +39,7 @@ from benchmarks.retrieval import spread
 from galpipe.stamps.parts import Part
 
 OURS = "from benchmarks.cutana_ours import main; main()"
+ADOPT = 36  # PR_SET_CHILD_SUBREAPER: processes whose parent ends become children of this one
 LINE = "{:34s} {:>26s} {:>26s} {:>22s}"
 
 
@@ -44,6 +47,9 @@ def measured(command: list[str], environment: dict[str, str] | None) -> dict[str
     """What one side says of itself, and the seconds of all its processes."""
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    with contextlib.suppress(ChildProcessError):  # those that the command left are ours by now
+        while True:
+            os.wait()
     whole, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(
@@ -118,6 +124,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="where the tiles stay for the next time")
     given = parser.parse_args()
+    ctypes.CDLL(None).prctl(ADOPT, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory() as place:
         folder = given.folder.absolute() if given.folder else Path(place)
         objects = prepare(folder, given.galaxies)

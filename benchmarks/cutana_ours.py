@@ -18,20 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from benchmarks.cutana_local import ADDRESS, local
-from benchmarks.cutana_tiles import SIDE
 from flows.dask_map import DaskMap
-from galpipe.archives.retrieve import retrieve
-from galpipe.archives.spec import FixedSize, Frames, Sdss
-from galpipe.sample.catalogue import sample
-from galpipe.sample.spec import Sample
-from galpipe.stages import Context
-from galpipe.stamps.parts import Part
-from galpipe.workspace import Workspace
-
-HALF = (SIDE // 2 - 0.1) * 0.396 / 2**0.5  # arcsec; a cutout reaches sqrt(2) further
 
 
 class Timed:
@@ -42,6 +29,8 @@ class Timed:
         self.seconds = self.processor = self.peak = 0.0
 
     def __call__(self, _: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+        from benchmarks.cutana_local import local
+
         todo = list(items)
         begin = time.perf_counter()
         for done, processor, peak in self.spread(
@@ -54,10 +43,26 @@ class Timed:
 
 
 def run(folder: Path, out: Path, bands: tuple[str, ...], timed: Timed) -> int:
-    """Sample and retrieve every object; returns how many have a cutout."""
+    """Sample and retrieve every object; returns how many have a cutout.
+
+    What it takes is imported here, while another process imports what the workers need.
+    """
+    import pyarrow.parquet as pq
+
+    from benchmarks.cutana_local import ADDRESS
+    from benchmarks.cutana_tiles import SIDE
+    from galpipe.archives.retrieve import retrieve
+    from galpipe.archives.spec import FixedSize, Frames, Sdss
+    from galpipe.sample.catalogue import sample
+    from galpipe.sample.spec import Sample
+    from galpipe.stages import Context
+    from galpipe.stamps.parts import Part
+    from galpipe.workspace import Workspace
+
+    half = (SIDE // 2 - 0.1) * 0.396 / 2**0.5  # arcsec; a cutout reaches sqrt(2) further
     spec = Sdss(
         bands=bands, sas=ADDRESS, skyserver=ADDRESS, requests_per_minute=None,
-        pixels=Frames(size=FixedSize(half=HALF), variance=True),
+        pixels=Frames(size=FixedSize(half=half), variance=True),
     )  # fmt: skip
     context = Context(Workspace.open(out), map=timed)
     rows = pq.ParquetFile(folder / "objects.parquet").read(columns=["objID", "ra", "dec"])
@@ -83,6 +88,7 @@ def main() -> None:
     bands, mode, form = tuple(sys.argv[3]), *sys.argv[4:]
     if mode == "whole":
         dask = DaskMap(2)
+        dask.begin()
         timed = Timed(folder / form, dask)
         objects = run(folder, out, bands, timed)
         dask.close()

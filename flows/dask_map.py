@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -24,6 +26,18 @@ B = TypeVar("B")
 IN_FLIGHT = 4  # items per worker
 CLOSE_LIMIT = 2.5  # seconds, for the client and for the workers
 CONNECT_LIMIT = 10.0  # seconds
+FORKED = "forkserver" in multiprocessing.get_all_start_methods()
+# What the workers of this machine import; where they are forked, once for all of them.
+IMPORTED = (
+    "distributed.nanny", "galpipe.archives.fetching", "galpipe.archives.fieldcuts",
+    "galpipe.archives.filed", "galpipe.stamps.prepare",
+)  # fmt: skip
+# One thread of arithmetic per worker.  64 KiB, what Dask would set for the allocator, gives memory
+# back to the system after every temporary array, and numpy fetches it again: 3 to 5 times slower.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": None,
+}  # fmt: skip
 
 
 def cores() -> int:
@@ -47,6 +61,25 @@ def deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Start processes with `ENVIRONMENT`: libraries read it when they are imported."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    try:
+        _set(ENVIRONMENT)
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 class DaskMap:
     """A `galpipe.stages.ShardMap`; `overhead` counts the seconds of starting and closing.
 
@@ -61,6 +94,16 @@ class DaskMap:
         self.overhead = 0.0
         self._client: Any = None
         self._cluster: Any = None
+
+    def begin(self) -> None:
+        """Have what the workers import imported meanwhile, by the process they are forked from.
+
+        Does nothing where no workers will be started here, or where processes cannot be forked so.
+        """
+        if FORKED and self.scheduler is None and self.workers > 1:
+            multiprocessing.set_forkserver_preload(list(IMPORTED))
+            with deaf_children(), _environment():
+                multiprocessing.forkserver.ensure_running()
 
     def __call__(self, function: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]:
         waiting = iter(items)
@@ -96,10 +139,10 @@ class DaskMap:
         from distributed import Client, LocalCluster
 
         logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every connection
-        # 64 KiB, the nanny's default, gives memory back to the system after every temporary
-        # array, and numpy fetches it again: 3 to 5 times slower.
+        self.begin()
         settings = {
-            "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+            "distributed.worker.multiprocessing-method": "forkserver" if FORKED else "spawn",
+            "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
         }
         with dask.config.set(settings), deaf_children():
             if self.scheduler is None:

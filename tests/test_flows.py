@@ -15,10 +15,11 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 import flows.session
 from flows.command import run
-from flows.dask_map import IN_FLIGHT, DaskMap
+from flows.dask_map import FORKED, IMPORTED, IN_FLIGHT, DaskMap
 from flows.servers import prefect_api, served
 from flows.session import session, workspace_mark
 from galpipe import chain, progress
@@ -171,6 +172,14 @@ def test_a_copy_of_a_workspace_has_another_mark(tmp_path: Path) -> None:
 # The shard map over Dask.
 
 
+def prepared(_: int) -> tuple[bool, int, int]:
+    """Whether the stages are imported, the threads of the largest BLAS, the parent process."""
+    ready = all(name in sys.modules for name in IMPORTED)
+    time.sleep(0.1)
+    threads = max(library["num_threads"] for library in threadpool_info())
+    return ready, threads, os.getppid()
+
+
 def loaded(_item: int) -> tuple[bool, str | None, int]:
     return "torch" in sys.modules, os.environ.get("MALLOC_TRIM_THRESHOLD_"), os.getpid()
 
@@ -213,6 +222,16 @@ def test_workers_are_light_processes_of_their_own(spread: DaskMap) -> None:
     found = set(spread(loaded, range(8)))
     assert {(torch, trim) for torch, trim, _ in found} == {(False, None)}
     assert os.getpid() not in {process for _, _, process in found}
+
+
+@pytest.mark.skipif(not FORKED, reason="this system forks no prepared processes")
+def test_workers_are_forked_from_a_process_that_has_imported_what_they_need(
+    spread: DaskMap,
+) -> None:
+    found = set(spread(prepared, range(8)))
+    assert {(ready, threads) for ready, threads, _ in found} == {(True, 1)}
+    (parent,) = {parent for _, _, parent in found}
+    assert parent != os.getpid()
 
 
 def test_items_are_taken_as_others_end(spread: DaskMap) -> None:
