@@ -222,6 +222,18 @@ def test_stored_and_restored_way_is_the_same() -> None:
     assert np.allclose(z[:, 2:].std(axis=0), settings.embedding_weight)
 
 
+def test_a_wide_embedding_alone_is_clustered_by_its_leading_axes() -> None:
+    """832 features of a contrastive network would make a mixture of 350,000 covariances."""
+    vector, rows = np.random.default_rng(0).normal(size=(300, 100)), np.ones(300, bool)
+    for asked, taken in ((None, 64), (12, 12)):
+        settings = Clustering(on="embedding", embedding_axes=asked)
+        assert len(features.fit_vectors(settings, (), None, vector, rows).names) == taken
+    beside = Clustering(on="both", columns=WANTED)
+    raw = np.random.default_rng(1).lognormal(size=(300, 2))
+    names = ("concentration", "asymmetry")
+    assert len(features.fit_vectors(beside, names, raw, vector, rows).names) == 2 + 8
+
+
 def test_axes_of_a_collapsed_embedding() -> None:
     dead = np.zeros((50, 3))
     dead[:, 1] = np.linspace(-1, 1, 50)

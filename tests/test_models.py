@@ -5,6 +5,7 @@ A new kind adds a line to `KINDS`; what is particular to it has a test file of i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ KINDS: dict[str, Any] = {
     ),
     "vae": Vae(latent=3, widths=(4, 8)),
     "vade": stamped.NETWORK,
+    "vade full": dataclasses.replace(stamped.NETWORK, covariance="full"),
     "votes": Votes(
         questions=(
             Question(

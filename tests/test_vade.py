@@ -21,8 +21,8 @@ from galpipe.models.network import Batch
 from galpipe.models.spec import Stack, Training, VaDE
 from galpipe.models.vade import components, initialisation, schedule
 from galpipe.models.vade.learner import VadeLearner
+from galpipe.models.vade.mixture import Mixture
 from galpipe.models.vade.network import (
-    Mixture,
     Posterior,
     VadeNetwork,
     gaussian_divergence,
@@ -37,9 +37,9 @@ SMALL = VaDE(
 )
 
 
-def mixture(components: int = 4, latent: int = 3, seed: int = 0) -> Mixture:
+def mixture(components: int = 4, latent: int = 3, seed: int = 0, full: bool = False) -> Mixture:
     random = torch.Generator().manual_seed(seed)
-    made = Mixture(components, latent, 1e-4)
+    made = Mixture(components, latent, 1e-4, full)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random))
@@ -133,9 +133,10 @@ def test_mixture_divergence_of_one_standard_component_is_the_gaussian_one() -> N
         torch.testing.assert_close(mixture_divergence(one, q, sampled), gaussian_divergence(q))
 
 
-def test_mixture_divergence_agrees_with_sampling() -> None:
+@pytest.mark.parametrize("full", [False, True])
+def test_mixture_divergence_agrees_with_sampling(full: bool) -> None:
     """KL(q(z, c) || p(z, c)) by 200,000 draws, with q(c) the expected posterior."""
-    prior, q = mixture(), posterior(count=2)
+    prior, q = mixture(full=full), posterior(count=2)
     draws = torch.randn(200_000, 1, 3, generator=torch.Generator().manual_seed(3))
     z = q.mean + torch.exp(0.5 * q.log_variance) * draws
     expected = prior.log_joint(q.mean, q.log_variance)
@@ -156,6 +157,31 @@ def test_expected_categories_are_the_best_ones(seed: int) -> None:
     z = q.sample(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(seed)))
     best, other = mixture_divergence(prior, q, None), mixture_divergence(prior, q, z)
     assert (best <= other + 1e-4).all()
+
+
+def test_a_full_mixture_has_the_density_of_its_covariances() -> None:
+    prior, z = mixture(full=True), posterior().mean
+    normal = torch.distributions.MultivariateNormal(
+        prior.means_CJ.detach().double(), prior.covariances()
+    )
+    truth = normal.log_prob(z.double()[:, None]) + torch.log(prior.weights())  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(prior.log_joint(z).double(), truth, rtol=1e-5, atol=1e-4)
+    again = Mixture(4, 3, 1e-4, full=True)
+    again.place(torch.log(prior.weights()), prior.means_CJ, prior.covariances())
+    torch.testing.assert_close(again.log_joint(z), prior.log_joint(z), rtol=1e-5, atol=1e-4)
+
+
+def test_a_full_mixture_draws_its_covariances() -> None:
+    prior = mixture(full=True)
+    noise = torch.randn(100_000, 3, generator=torch.Generator().manual_seed(0))
+    for component, covariance in enumerate(prior.covariances()):
+        drawn = prior.drawn(torch.full((len(noise),), component), noise).detach().double()
+        torch.testing.assert_close(
+            drawn.mean(0).float(), prior.means_CJ[component], atol=0.1, rtol=0
+        )
+        scale = covariance.diagonal().sqrt()
+        unit = (torch.cov(drawn.T) - covariance) / torch.outer(scale, scale)
+        assert float(unit.abs().max()) < 0.02  # four standard errors
 
 
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 1e4))
@@ -218,12 +244,32 @@ def test_mixture_start_finds_planted_components() -> None:
     )
 
 
+def test_a_full_mixture_finds_components_that_lie_askew() -> None:
+    """Two crossing bars, which a diagonal mixture of two cannot tell apart."""
+    random = np.random.default_rng(5)
+    along, across = random.normal(size=(2, 1000)) * np.array([[3.0], [0.2]])
+    sign = np.where(np.arange(1000) % 2, 1, -1)
+    turned = np.stack([along - sign * across, sign * along + across], 1) / math.sqrt(2)
+    means = torch.from_numpy(turned.astype(np.float32))
+    q = Posterior(means, torch.full_like(means, -8.0))
+    agreed = {}
+    for full in (False, True):
+        prior = Mixture(2, 2, 1e-4, full)
+        initialisation.start_mixture(prior, q, restarts=4, seed=0)
+        found = prior.responsibilities(means).argmax(1).numpy()
+        agreed[full] = max((found == (sign > 0)).mean(), (found != (sign > 0)).mean())
+    assert agreed[True] > 0.9 > agreed[False]
+    # of the bar along (1, 1)
+    covariance = max(prior.covariances(), key=lambda one: float(one[0, 1]))
+    np.testing.assert_allclose(covariance[0, 1], 4.5 - 0.02, rtol=0.15)
+
+
 def test_overlap_of_two_gaussians_is_the_published_formula() -> None:
     """D_B = d^2 / 8 for equal variances of 1; and 1/2 log of the mean over the geometric mean."""
-    means, ones = np.array([[0.0, 0], [2.0, 0]]), np.ones((2, 2))
+    means, ones = np.array([[0.0, 0], [2.0, 0]]), np.stack([np.eye(2)] * 2)
     overlap = components.bhattacharyya(means, ones)
     np.testing.assert_allclose(overlap, [[1, math.exp(-0.5)], [math.exp(-0.5), 1]])
-    spread = components.bhattacharyya(np.zeros((2, 1)), np.array([[1.0], [4.0]]))
+    spread = components.bhattacharyya(np.zeros((2, 1)), np.array([[[1.0]], [[4.0]]]))
     assert spread[0, 1] == pytest.approx(math.sqrt(2 / 2.5))
 
 

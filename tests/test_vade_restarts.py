@@ -19,7 +19,8 @@ from galpipe.models.splits import Splits
 from galpipe.models.training import train
 from galpipe.models.vade import merging
 from galpipe.models.vade.merging import heads, reseed
-from galpipe.models.vade.network import Mixture, Posterior, VadeNetwork
+from galpipe.models.vade.mixture import Mixture
+from galpipe.models.vade.network import Posterior, VadeNetwork
 from galpipe.stages import Context
 from galpipe.workspace import Ref, Workspace
 from tests.stamped import NETWORK, TRAINING, commit, galaxies
@@ -97,7 +98,7 @@ def test_components_that_overlap_share_one_label() -> None:
 
 def test_a_merged_gaussian_has_the_moments_of_both() -> None:
     """A chain of three: the ends alone overlap too little, the merged middle brings one in."""
-    means, ones = np.array([[0.0], [0.5], [1.7]]), np.ones((3, 1))
+    means, ones = np.array([[0.0], [0.5], [1.7]]), np.ones((3, 1, 1))
     weights = np.array([0.5, 0.3, 0.2])
     merged_mean = (0.5 * 0 + 0.3 * 0.5) / 0.8
     merged_variance = 1 + 0.5 * 0.3 / 0.64 * 0.25
@@ -108,13 +109,14 @@ def test_a_merged_gaussian_has_the_moments_of_both() -> None:
     assert heads(weights, means, ones, overlap + 1e-9) == (0, 0, 2)
 
 
-def test_a_dead_component_begins_anew_in_the_heaviest() -> None:
+@pytest.mark.parametrize("full", [False, True])
+def test_a_dead_component_begins_anew_in_the_heaviest(full: bool) -> None:
     """Four blobs, three components of which one is nowhere: afterwards all are used."""
     random = torch.Generator().manual_seed(1)
     centres = torch.tensor([[0.0, 0], [4, 0], [0, 8], [8, 8]])
     means = centres.repeat_interleave(200, 0) + 0.3 * torch.randn(800, 2, generator=random)
     posterior = Posterior(means, torch.full_like(means, -3.0))
-    mixture = Mixture(4, 2, 1e-4)
+    mixture = Mixture(4, 2, 1e-4, full)
     with torch.no_grad():
         mixture.means_CJ.copy_(torch.tensor([[2.0, 0], [0, 8], [8, 8], [500, 500]]))
         mixture.log_variances_CJ.copy_(torch.tensor([[1.4, -1], [-1, -1], [-1, -1], [0, 0]]))

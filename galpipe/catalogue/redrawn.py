@@ -170,8 +170,7 @@ def own_overlap(workspace: Workspace, model: Ref) -> NDArray[np.float64]:
 
     mixture = load_model(workspace.place(model)).mixture
     means = mixture.means_CJ.double().numpy()
-    variances = np.exp(mixture.bounded_log_variances().double().numpy())
-    return bhattacharyya(means, variances)
+    return bhattacharyya(means, mixture.covariances().numpy())
 
 
 def generated(

@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 QUANTILES = np.linspace(0, 1, 201)  # of the training split, kept for the rank transform
 FITTED = ("lowest", "quantiles", "centre", "spread", "scale")  # arrays of Columns
 MAPPED = ("landmarks", "widths", "axes", "spread")  # arrays of Diffusion
+AXES_BESIDE_COLUMNS, MOST_AXES = 8, 64  # of an embedding, where the spec names no number
 LOWEST_NORMAL = 1e-3  # the rank of the lowest training value; 1 minus this, of the highest
 
 
@@ -276,7 +277,8 @@ def fit_vectors(
                 f"[cluster] on = {spec.on!r} needs a model, and [model] kind is 'none'; "
                 "choose a model, or on = 'columns'."
             )
-        count = embedding.shape[1] if spec.on == "embedding" else spec.embedding_axes
+        most = MOST_AXES if spec.on == "embedding" else AXES_BESIDE_COLUMNS
+        count = spec.embedding_axes or most
         weight = spec.embedding_weight if spec.on == "both" else 1.0
         axes = fit_axes(embedding[train & defined(embedding)].astype(np.float64), count, weight)
     vectors = Vectors(columns, axes, spec.imputed)

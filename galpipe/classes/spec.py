@@ -70,7 +70,8 @@ class Clustering:
     without: tuple[str, ...] = ("colour_gradient_*",)  # columns that no pattern takes
     clip: float = Field(default=3.0, gt=0)  # sigma; beyond it values grow by their logarithm only
     imputed: float = Field(default=0.25, ge=0, le=1)  # most undefined columns, a fraction, filled
-    embedding_axes: int = Field(default=8, ge=1)  # principal axes of the embedding with "both"
+    # Principal axes of the embedding; None: 8 beside columns, 64 at most where it stands alone.
+    embedding_axes: int | None = Field(default=None, ge=1)
     embedding_weight: float = Field(default=0.3, gt=0)  # their spread where columns have 1
     neighbours: Neighbours | None = None  # diffusion coordinates; None: the vectors themselves
     regularisation: float = Field(default=0.05, gt=0)  # added to every variance

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from galpipe.models import alarms
-from galpipe.models.vade.network import Mixture
+from galpipe.models.vade.mixture import Mixture
 
 Array = NDArray[np.float64]
 
@@ -35,14 +35,14 @@ class Health:
         return alarms.of_dead(dead, len(self.occupancy)) + alarms.of_duplicates(pairs)
 
 
-def bhattacharyya(means_CJ: Array, variances_CJ: Array) -> Array:
-    """Bhattacharyya coefficients of diagonal Gaussians, (C, C) in 0..1 (Bhattacharyya 1943)."""
-    mean_variance = 0.5 * (variances_CJ[:, None] + variances_CJ[None])
-    apart = (means_CJ[:, None] - means_CJ[None]) ** 2 / mean_variance
-    unlike = np.log(mean_variance) - 0.5 * (
-        np.log(variances_CJ)[:, None] + np.log(variances_CJ)[None]
-    )
-    return np.asarray(np.exp(-(0.125 * apart + 0.5 * unlike).sum(2)))
+def bhattacharyya(means_CJ: Array, covariances_CJJ: Array) -> Array:
+    """Bhattacharyya coefficients of Gaussians, (C, C) in 0..1 (Bhattacharyya 1943)."""
+    between = 0.5 * (covariances_CJJ[:, None] + covariances_CJJ[None])
+    away = means_CJ[:, None] - means_CJ[None]
+    apart = (away * np.linalg.solve(between, away[..., None])[..., 0]).sum(2)
+    own = np.linalg.slogdet(covariances_CJJ)[1]
+    unlike = np.linalg.slogdet(between)[1] - 0.5 * (own[:, None] + own[None])
+    return np.asarray(np.exp(-(0.125 * apart + 0.5 * unlike)))
 
 
 def health(
@@ -61,9 +61,8 @@ def health(
     """
     with torch.no_grad():
         means = mixture.means_CJ.double().cpu().numpy()
-        variances = np.exp(mixture.bounded_log_variances().double().cpu().numpy())
     occupancy = np.asarray(responsibilities_NC, np.float64).mean(0)
-    overlap = bhattacharyya(means, variances)
+    overlap = bhattacharyya(means, mixture.covariances().numpy())
     count = len(occupancy)
     own = list(range(count)) if heads is None else sorted(set(heads))
     share = np.clip(occupancy, 1e-300, None)

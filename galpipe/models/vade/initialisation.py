@@ -11,7 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from galpipe.models.vade.network import LOG_2PI, Mixture, Posterior, VadeNetwork
+from galpipe.models.vade.mixture import Mixture
+from galpipe.models.vade.network import Posterior, VadeNetwork
 
 SMALLEST_WEIGHT = 1e-6  # of a component, so that log pi is finite
 SMALLEST_SCATTER = 1e-6  # of the scores along a principal axis, images in 0..1
@@ -62,7 +63,7 @@ def start_linear(
 def start_mixture(mixture: Mixture, posterior: Posterior, restarts: int, seed: int) -> float:
     """Fit the prior to the posteriors of training images, (N, J); the bound on log p(z) in nats.
 
-    k-means centres, a diagonal Gaussian mixture on the means (the likeliest of `restarts`), then
+    k-means centres, a Gaussian mixture on the means (the likeliest of `restarts`), then
     expectation-maximisation on the whole posteriors, whose variances belong to the prior's
     (without them a dimension the images do not use has variance zero, and the first epoch
     throws the fit away).
@@ -74,8 +75,9 @@ def start_mixture(mixture: Mixture, posterior: Posterior, restarts: int, seed: i
     fits = []
     for restart in range(restarts):
         fit = GaussianMixture(
-            components, covariance_type="diag", reg_covar=1e-4, random_state=seed + restart
-        )
+            components, covariance_type="full" if mixture.full else "diag", reg_covar=1e-4,
+            random_state=seed + restart,
+        )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fits.append(fit.fit(means))
@@ -94,13 +96,18 @@ def improve(
     """One maximisation in closed form, then the responsibilities that follow from it."""
     occupancy = responsibility_NC.sum(0).clamp_min(SMALLEST_WEIGHT * len(means_NJ))
     centre = (responsibility_NC.T @ means_NJ) / occupancy[:, None]
-    second = (responsibility_NC.T @ (means_NJ**2 + variances_NJ)) / occupancy[:, None]
-    variance = (second - centre**2).clamp_min(float(np.exp(mixture.floor)))
-    log_weight = torch.log(occupancy / occupancy.sum())
-    spread = ((means_NJ[:, None] - centre) ** 2 + variances_NJ[:, None]) / variance
-    joint = log_weight - 0.5 * (LOG_2PI + torch.log(variance) + spread).sum(2)
+    share_NC = responsibility_NC / occupancy
+    floor = float(np.exp(mixture.floor))
+    variance = share_NC.T @ variances_NJ
+    covariance = torch.diag_embed(variance)
+    for c, share in enumerate(share_NC.T):
+        away = means_NJ - centre[c]
+        if mixture.full:
+            covariance[c] += (away * share[:, None]).T @ away
+        else:
+            covariance[c].diagonal().add_(share @ away**2)
+    covariance.diagonal(dim1=1, dim2=2).clamp_(min=floor)
+    mixture.place(torch.log(occupancy / occupancy.sum()), centre, covariance)
     with torch.no_grad():
-        mixture.logits_C.copy_(log_weight)
-        mixture.means_CJ.copy_(centre)
-        mixture.log_variances_CJ.copy_(torch.log(variance))
+        joint = mixture.log_joint(means_NJ, torch.log(variances_NJ))
     return torch.softmax(joint, 1), float(torch.logsumexp(joint, 1).mean())

@@ -8,36 +8,39 @@ from numpy.typing import NDArray
 
 from galpipe.models.vade.components import bhattacharyya
 from galpipe.models.vade.initialisation import improve
-from galpipe.models.vade.network import Mixture, Posterior
+from galpipe.models.vade.mixture import Mixture
+from galpipe.models.vade.network import Posterior
 
 Array = NDArray[np.float64]
 
 EXPECTATION_STEPS = 5  # of expectation-maximisation after components have begun anew
 
 
-def heads(weights_C: Array, means_CJ: Array, variances_CJ: Array, limit: float) -> tuple[int, ...]:
-    """For each component of a diagonal mixture the one it is counted to; heads are their own.
+def heads(
+    weights_C: Array, means_CJ: Array, covariances_CJJ: Array, limit: float
+) -> tuple[int, ...]:
+    """For each component of a mixture the one it is counted to; heads are their own.
 
     The two that overlap most become one Gaussian of the same moments, again and again, until no
     overlap reaches `limit` (Hennig 2010, the Bhattacharyya distance method).  The head is the
     heavier one of each two.
     """
-    weights, means, variances = weights_C.copy(), means_CJ.copy(), variances_CJ.copy()
+    weights, means, covariances = weights_C.copy(), means_CJ.copy(), covariances_CJJ.copy()
     head = np.arange(len(weights))
     left = list(range(len(weights)))
     while len(left) > 1:
-        overlap = bhattacharyya(means[left], variances[left])
+        overlap = bhattacharyya(means[left], covariances[left])
         np.fill_diagonal(overlap, 0)
         first, second = (left[int(k)] for k in np.unravel_index(overlap.argmax(), overlap.shape))
         if overlap.max() < limit:
             break
         kept, gone = (first, second) if weights[first] >= weights[second] else (second, first)
         share = np.array([weights[kept], weights[gone]]) / (weights[kept] + weights[gone])
-        centre = share[0] * means[kept] + share[1] * means[gone]
-        second_moment = share[0] * (variances[kept] + means[kept] ** 2)
-        second_moment += share[1] * (variances[gone] + means[gone] ** 2)
+        away = means[kept] - means[gone]
+        together = share[0] * covariances[kept] + share[1] * covariances[gone]
+        covariances[kept] = together + share[0] * share[1] * np.outer(away, away)
+        means[kept] = share[0] * means[kept] + share[1] * means[gone]
         weights[kept] += weights[gone]
-        means[kept], variances[kept] = centre, second_moment - centre**2
         head[head == gone] = kept
         left.remove(gone)
     return tuple(int(k) for k in head)
@@ -50,8 +53,7 @@ def of_mixture(mixture: Mixture, limit: float | None) -> tuple[int, ...]:
     with torch.no_grad():
         weights = mixture.weights().double().cpu().numpy()
         means = mixture.means_CJ.double().cpu().numpy()
-        variances = np.exp(mixture.bounded_log_variances().double().cpu().numpy())
-    return heads(weights, means, variances, limit)
+    return heads(weights, means, mixture.covariances().numpy(), limit)
 
 
 def reseed(mixture: Mixture, posterior: Posterior, least: float) -> list[int]:
@@ -85,15 +87,16 @@ def reseed(mixture: Mixture, posterior: Posterior, least: float) -> list[int]:
 def _split(mixture: Mixture, occupancy: torch.Tensor, dead: int) -> None:
     """Two halves of the heaviest component's Gaussian, each with the moments of a half."""
     heavy = int(occupancy.argmax())
-    log_variances = mixture.bounded_log_variances()[heavy].clone()
-    widest = int(log_variances.argmax())
-    away = torch.exp(0.5 * log_variances[widest]) * (2 / np.pi) ** 0.5
-    log_variances[widest] += float(np.log(1 - 2 / np.pi))
-    logit = torch.logsumexp(mixture.logits_C[[heavy, dead]], 0) - float(np.log(2))
-    centre = mixture.means_CJ[heavy].clone()
+    logits, means = mixture.logits_C.double().cpu(), mixture.means_CJ.double().cpu()
+    covariances = mixture.covariances()
+    values, axes = torch.linalg.eigh(covariances[heavy])
+    away = axes[:, -1] * (values[-1] * 2 / np.pi).sqrt()
+    logit = torch.logsumexp(logits[[heavy, dead]], 0) - float(np.log(2))
+    half = covariances[heavy] - torch.outer(away, away)
+    centre = means[heavy].clone()
     for component, sign in ((heavy, -1), (dead, 1)):
-        mixture.logits_C[component] = logit
-        mixture.means_CJ[component] = centre
-        mixture.means_CJ[component, widest] += sign * away
-        mixture.log_variances_CJ[component] = log_variances
+        logits[component] = logit
+        means[component] = centre + sign * away
+        covariances[component] = half
+    mixture.place(logits, means, covariances)
     occupancy[dead] = occupancy[heavy] = (occupancy[heavy] + occupancy[dead]) / 2

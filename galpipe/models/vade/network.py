@@ -1,4 +1,4 @@
-"""VaDE: a variational autoencoder whose prior is a mixture of diagonal Gaussians.
+"""VaDE: a variational autoencoder whose prior is a mixture of Gaussians.
 
 Jiang et al. 2017 (IJCAI, arXiv:1611.05148); for galaxies AstroVaDEr, Spindler et al. 2021 (MNRAS
 502, 985).  Shapes: B images, A bands, Y and X pixels, J latent dimensions, C components.
@@ -18,10 +18,8 @@ from torch.nn import functional
 
 from galpipe.errors import InputError
 from galpipe.models.network import Network, Output
+from galpipe.models.vade.mixture import LARGEST_LOG_VARIANCE, LOG_2PI, Mixture
 from galpipe.models.vade.spec import Stack, VaDE
-
-LOG_2PI = math.log(2 * math.pi)
-LARGEST_LOG_VARIANCE = 20.0  # keeps exp() finite on images unlike any seen in training
 
 
 class Posterior(NamedTuple):
@@ -68,7 +66,9 @@ class VadeNetwork(Network):
         if spec.linear:  # principal components, beside which the convolutions learn the rest
             self.project = nn.Linear(bands * size**2, spec.latent)
             self.draw = nn.Linear(spec.latent, bands * size**2)
-        self.mixture = Mixture(spec.components, spec.latent, spec.variance_floor)
+        self.mixture = Mixture(
+            spec.components, spec.latent, spec.variance_floor, spec.covariance == "full"
+        )
         if spec.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -129,9 +129,7 @@ class VadeNetwork(Network):
             chosen = torch.multinomial(mixture.weights(), count, replacement=True)
         else:
             chosen = torch.full((count,), component)
-        spread = torch.exp(0.5 * mixture.bounded_log_variances())[chosen]
-        noise = torch.randn(count, self.spec.latent)
-        return self.decode(mixture.means_CJ[chosen] + spread * noise)
+        return self.decode(mixture.drawn(chosen, torch.randn(count, self.spec.latent)))
 
     def encode(self, images_BAYX: Tensor) -> Posterior:
         """q(z|x): mean and log variance, (B, J) each; images in 0..1."""
@@ -180,39 +178,6 @@ class VadeNetwork(Network):
         """Weights and biases of encoder and decoder, without the mixture's."""
         mixture = {id(parameter) for parameter in self.mixture.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in mixture]
-
-
-class Mixture(nn.Module):
-    """p(z) = sum_c pi_c N(z; mean_c, diag variance_c), with pi = softmax(logits)."""
-
-    def __init__(self, components: int, latent: int, variance_floor: float) -> None:
-        super().__init__()
-        self.logits_C = nn.Parameter(torch.zeros(components))
-        self.means_CJ = nn.Parameter(torch.zeros(components, latent))
-        self.log_variances_CJ = nn.Parameter(torch.zeros(components, latent))
-        self.floor = math.log(variance_floor)
-
-    def weights(self) -> Tensor:
-        """pi, (C,), on the simplex."""
-        return torch.softmax(self.logits_C, 0)
-
-    def bounded_log_variances(self) -> Tensor:
-        """log sigma^2 with its floor, (C, J)."""
-        return self.log_variances_CJ.clamp(self.floor, LARGEST_LOG_VARIANCE)
-
-    def log_joint(self, latent_BJ: Tensor, log_variance_BJ: Tensor | None = None) -> Tensor:
-        """log p(c, z), (B, C); with the variance of q(z|x), its expectation under q(z|x)."""
-        log_variances = self.bounded_log_variances()
-        precisions = torch.exp(-log_variances)
-        spread = (latent_BJ[:, None, :] - self.means_CJ) ** 2
-        if log_variance_BJ is not None:
-            spread = spread + torch.exp(log_variance_BJ)[:, None, :]
-        log_normal = -0.5 * (LOG_2PI + log_variances + spread * precisions).sum(2)
-        return torch.log_softmax(self.logits_C, 0) + log_normal
-
-    def responsibilities(self, latent_BJ: Tensor) -> Tensor:
-        """p(c|z), (B, C); rows sum to 1 (Jiang et al. 2017, eq. 16)."""
-        return torch.softmax(self.log_joint(latent_BJ), 1)
 
 
 def gaussian_divergence(posterior: Posterior) -> Tensor:

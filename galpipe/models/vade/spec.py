@@ -44,7 +44,9 @@ class VaDE:
     kind: Literal["vade"] = "vade"
     view: Literal["masked", "unmasked"] = "masked"  # stamps with neighbours filled, or as observed
     latent: int = Field(default=20, ge=1)  # dimensions of the embedding
-    components: int = Field(default=12, ge=1)  # diagonal Gaussians of the prior
+    components: int = Field(default=12, ge=1)  # Gaussians of the prior
+    # diagonal: as published.  full: components may lie askew to the latent axes.
+    covariance: Literal["diagonal", "full"] = "diagonal"
     encoder: tuple[Stack, ...] = (
         Stack(channels=16, kernel=5),
         Stack(channels=32),
