@@ -57,6 +57,7 @@ def run(
                 # While the server starts: read the table, so that bad input is told at once, and
                 # import Prefect.
                 held.chain(release, prune).run(STAGES[0])
+                held.map.begin()
                 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
                 from flows.survey import survey_flow

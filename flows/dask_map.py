@@ -140,11 +140,12 @@ class DaskMap:
 
         logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every connection
         self.begin()
-        settings = {
+        # For good: a nanny that replaces a lost worker asks again.
+        dask.config.set({
             "distributed.worker.multiprocessing-method": "forkserver" if FORKED else "spawn",
             "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
-        }
-        with dask.config.set(settings), deaf_children():
+        })  # fmt: skip
+        with deaf_children():
             if self.scheduler is None:
                 self._cluster = LocalCluster(
                     n_workers=self.workers,

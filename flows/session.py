@@ -71,7 +71,6 @@ def session(
         mark = workspace_mark(place)
         tracker = MlflowTracker(place, survey.name, mark)
         shard_map = DaskMap(workers, dask)
-        shard_map.begin()
         # On one machine a network takes all cores by itself; a cluster's workers have their own.
         network_map = shard_map if dask else serial_map
         watcher = progress_to or progress.choose()

@@ -257,6 +257,8 @@ def test_an_exception_comes_out_as_it_is(spread: DaskMap) -> None:
 def test_a_lost_worker_is_replaced_and_its_item_done_again(spread: DaskMap, tmp_path: Path) -> None:
     items = [str(tmp_path / name) for name in ("a", "b")]
     assert sorted(spread(die_once, items)) == items
+    parents = {parent for _, _, parent in spread(prepared, range(8))}
+    assert os.getpid() not in parents or not FORKED  # nor is the new one another kind of process
 
 
 def test_any_scheduler_is_used_and_left_running(spread: DaskMap) -> None:

@@ -153,15 +153,18 @@ def test_stopped_in_the_middle_it_leaves_no_process_and_goes_on(
 ) -> None:
     """The parent alone is signalled, within an epoch; the same command ends with the same bytes."""
     whole, ref = undisturbed
-    workspace = Workspace.open(tmp_path / "w")
+    for attempt in range(3):  # on a loaded machine the signal may come when all is done
+        workspace = Workspace.open(tmp_path / f"w{attempt}")
+        place = workspace.place(ref)
 
-    def reached() -> bool:
-        """In the middle of the third of five epochs, at the mixture's first steps."""
-        state = kept_state(workspace.place(ref))
-        return state is not None and (state.epochs, state.step) >= (2, 3)
+        def reached(place: Path = place) -> bool:
+            """In the middle of the third of five epochs, at the mixture's first steps."""
+            state = kept_state(place)
+            return state is not None and (state.epochs, state.step) >= (2, 3)
 
-    assert kill_in_the_middle(workspace.root, number, reached) == expected
-    place = workspace.place(ref)
+        assert kill_in_the_middle(workspace.root, number, reached) == expected
+        if workspace.manifest(ref) is None:
+            break
     assert (place / JOB).exists() and workspace.manifest(ref) is None
     again = train(Context(workspace), stamped.NETWORK, SHARED, *planted(workspace))
     assert again == ref

@@ -55,7 +55,8 @@ def save_state(
 def kept_state(folder: Path) -> State | None:
     """Where the training in a folder is; None where nothing is kept that could be gone on with."""
     try:
-        with safe_open(folder / CHECKPOINT, framework="pt") as file:
+        # "pt" would open the file a second time, when another one may have taken its place.
+        with safe_open(folder / CHECKPOINT, framework="numpy") as file:
             facts: dict[str, str] = file.metadata() or {}
     except (FileNotFoundError, SafetensorError):
         return None

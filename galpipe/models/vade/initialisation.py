@@ -108,6 +108,7 @@ def improve(
             covariance[c].diagonal().add_(share @ away**2)
     covariance.diagonal(dim1=1, dim2=2).clamp_(min=floor)
     mixture.place(torch.log(occupancy / occupancy.sum()), centre, covariance)
+    device = mixture.logits_C.device
     with torch.no_grad():
-        joint = mixture.log_joint(means_NJ, torch.log(variances_NJ))
+        joint = mixture.log_joint(means_NJ.to(device), torch.log(variances_NJ).to(device)).cpu()
     return torch.softmax(joint, 1), float(torch.logsumexp(joint, 1).mean())
