@@ -214,7 +214,7 @@ def test_stored_and_restored_way_is_the_same() -> None:
     way = features.fit_vectors(settings, names, raw, vector, np.ones(200, bool))
     assert way.names == (*names, "embedding_01", "embedding_02", "embedding_03")
     facts, arrays = features.stored(way)
-    again = features.restored(json.loads(json.dumps(facts)), arrays)
+    again = features.restored_vectors(json.loads(json.dumps(facts)), arrays)
     for a, b in zip(way.apply(raw, vector), again.apply(raw, vector), strict=True):
         assert np.array_equal(a, b)
     z = way.apply(raw, vector)[0]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from galpipe.catalogue.information import adjusted_rand_index
 from galpipe.classes.diffusion import fit_diffusion, nearest
-from galpipe.classes.features import fit_vectors, plain_vectors, restored, stored
+from galpipe.classes.features import fit_vectors, plain_vectors, restored_vectors, stored
 from galpipe.classes.mixture import fit_mixture
 from galpipe.classes.spec import Clustering, Feature, Neighbours
 from galpipe.errors import InputError
@@ -86,7 +86,7 @@ def test_the_way_is_kept_and_columns_have_their_weight() -> None:
     assert vectors.shape == (300, 2)
     names, told = plain_vectors(fitted, points, None)  # what a reader is told is in sigma
     assert names == ("a", "b") and np.allclose(told.std(axis=0), 1)
-    again = restored(*stored(fitted))
+    again = restored_vectors(*stored(fitted))
     assert np.array_equal(again.apply(points, None)[0], vectors)
 
 

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from galpipe import releases
-from galpipe import spec as specs
-from galpipe.catalogue.degrading import WIDTHS, Worse, degraded, shared, sky
 from galpipe.catalogue.heldout import held_out
-from galpipe.catalogue.reobservation import Labeller, along, conditions, rate, read_cutouts
+from galpipe.catalogue.reobservation import along, conditions, labelled, rate
 from galpipe.catalogue.spec import Evaluation, Reobservation
+from galpipe.classes.anew.degrading import WIDTHS, Worse, degraded, shared, sky
+from galpipe.classes.anew.observing import Observer
 from galpipe.classes.fitted import load_clusters
 from galpipe.stages import Context
-from galpipe.stamps.prepare import read_scale
 from galpipe.stamps.spec import Preparation
 from galpipe.workspace import Ref, Workspace
 from tests import sky as drawn
@@ -164,19 +163,12 @@ def test_cutouts_as_they_were_get_the_labels_of_the_release(
 ) -> None:
     """Nothing is fitted anew, and what is measured is the degrading alone."""
     workspace, refs, _ = release
-    manifest = workspace.manifest(refs["stamps"])
-    assert manifest is not None
-    preparation = specs.load(Preparation, manifest["spec"], "the preparation")
     objects = held_out(
         Context(workspace), Evaluation(), refs["sample"], refs["stamps"], refs["assignments"]
     )
-    cutouts = read_cutouts(workspace, refs["cutouts"], refs["stamps"], objects.rows)
-    scaling = workspace.place(Ref("scaling", manifest["parents"]["scaling"]))
-    labeller = Labeller(
-        workspace, load_clusters(workspace, refs["clusters"]), refs["model"], refs["embeddings"],
-        objects.rows, read_scale(scaling / "scaling.json"),
-    )  # fmt: skip
-    again = labeller.labels(cutouts, preparation)
+    observer = Observer(workspace, refs["stamps"], refs["embeddings"], objects.rows)
+    fitted = load_clusters(workspace, refs["clusters"])
+    again = labelled(fitted, observer, observer.cutouts, observer.preparation)
     assert np.array_equal(again.cluster, objects.cluster)
     assert np.allclose(again.probability, objects.probability, atol=1e-6)
     assert again.model_cluster is not None and objects.model_cluster is not None

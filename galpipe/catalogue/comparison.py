@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from galpipe.catalogue.agreement import class_figures, nuisance_figures
 from galpipe.catalogue.heldout import HeldOut, thinned
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import view_of
 from galpipe.catalogue.spec import Comparison, Evaluation
 from galpipe.classes import gather
+from galpipe.classes.anew.network import view_of
 from galpipe.classes.features import fit_axes
 from galpipe.classes.mixture import fit_mixture
 from galpipe.classes.spec import Clustering

@@ -18,16 +18,10 @@ from numpy.typing import NDArray
 from galpipe.catalogue.heldout import thinned
 from galpipe.catalogue.measuring import QUANTITIES, measured
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import (
-    columns_of,
-    compared,
-    conditions_of,
-    drawn_at,
-    redrawn,
-    view_of,
-)
+from galpipe.catalogue.redrawn import columns_of, compared, drawn_at, redrawn
 from galpipe.catalogue.trends import Slope, averaged, regressed, share
 from galpipe.classes import gather
+from galpipe.classes.anew.network import conditions_of, view_of
 from galpipe.workspace import Ref, Workspace
 
 PERMUTATIONS = 20

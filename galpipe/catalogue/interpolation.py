@@ -20,7 +20,8 @@ from galpipe.catalogue.galleries import coloured
 from galpipe.catalogue.measuring import QUANTITIES
 from galpipe.catalogue.plots import write
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import drawn_at, view_of
+from galpipe.catalogue.redrawn import drawn_at
+from galpipe.classes.anew.network import view_of
 from galpipe.workspace import Ref, Workspace
 
 GALAXIES = (0.1, 0.5, 0.9)  # quantiles of the condition that the galaxies of the strip have

@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from galpipe.catalogue import galleries, prediction_plots, supervised_plots
 from galpipe.catalogue.heldout import NUISANCES, HeldOut, per_row
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import conditions_of, redrawn, view_of
+from galpipe.catalogue.redrawn import redrawn
 from galpipe.catalogue.spec import Evaluation
+from galpipe.classes.anew.network import conditions_of, view_of
 from galpipe.workspace import Ref, Workspace
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"  # Okabe & Ito (2008)

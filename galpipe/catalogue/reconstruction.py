@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galpipe.catalogue.heldout import HeldOut, per_row, thinned
-from galpipe.catalogue.redrawn import view_of
 from galpipe.classes import gather
+from galpipe.classes.anew.network import view_of
 from galpipe.workspace import Ref, Workspace
 
 Images = NDArray[np.float32]

@@ -7,27 +7,20 @@ release as they are: nothing is fitted anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from galpipe import spec as specs
 from galpipe.catalogue.agreement import nuisance_figures
-from galpipe.catalogue.degrading import Worse, degraded
 from galpipe.catalogue.heldout import HeldOut, thinned
-from galpipe.catalogue.redrawn import conditions_of, embedded_anew, view_of
 from galpipe.catalogue.spec import Evaluation, Reobservation
-from galpipe.classes import gather
+from galpipe.classes.anew.degrading import Worse
+from galpipe.classes.anew.observing import Cutouts, Observer, degrade
 from galpipe.classes.features import Reason
 from galpipe.classes.fitted import Clusters
-from galpipe.stamps.parts import Part
-from galpipe.stamps.pixels import prepare_images
-from galpipe.stamps.prepare import read_scale
 from galpipe.stamps.spec import Preparation
-from galpipe.stamps.stretch import stored, stretched, unit_scale
 from galpipe.workspace import Ref, Workspace
 
 Floats = NDArray[np.float64]
@@ -36,18 +29,6 @@ Labels = NDArray[np.int64]
 SURE = 0.9  # probability of a label that is called sure
 FEWEST = 20  # objects below which a rate says nothing
 ALONG = {"snr": "S/N per pixel", "size": "R50 / FWHM of the PSF"}
-
-
-@dataclass(frozen=True)
-class Cutouts:
-    """Cutouts of some catalogue rows, as the archive gave them."""
-
-    images: NDArray[Any]  # (row, band, y, x)
-    ny: NDArray[np.int32]
-    nx: NDArray[np.int32]
-    status: NDArray[np.int32]
-    ids: list[Any]
-    bands: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -99,16 +80,9 @@ def reobservation(
     asked = spec.reobserve
     if asked is None or fitted.mixture is None or not len(objects):
         return None
-    manifest = workspace.manifest(stamps)
-    assert manifest is not None, "stamps are committed before they are judged"
-    preparation = specs.load(Preparation, manifest["spec"], "the preparation of these stamps")
     chosen = thinned(np.arange(len(objects)), asked.objects)
     rows = objects.rows[chosen]
-    cutouts = read_cutouts(workspace, Ref("cutouts", manifest["parents"]["cutouts"]), stamps, rows)
-    scale = read_scale(
-        workspace.place(Ref("scaling", manifest["parents"]["scaling"])) / "scaling.json"
-    )
-    labeller = Labeller(workspace, fitted, model, embeddings, rows, scale)
+    observer = Observer(workspace, stamps, embeddings, rows)
     before = objects.cluster[chosen]
     own = None if objects.model_cluster is None else objects.model_cluster[chosen]
     axes = {
@@ -117,8 +91,9 @@ def reobservation(
     }
     sure = objects.probability[chosen] >= SURE
     found: list[dict[str, Any]] = []
-    for worse, prepared in conditions(asked, preparation):
-        again = labeller.labels(degrade(cutouts, worse, asked), prepared)
+    for worse, preparation in conditions(asked, observer.preparation):
+        seen_so = degrade(observer.cutouts, [worse] * len(rows), asked.fwhm, asked.seed)
+        again = labelled(fitted, observer, seen_so, preparation)
         flipped = again.cluster != before
         entry: dict[str, Any] = {
             "name": worse.name,
@@ -173,114 +148,24 @@ def along(values: Floats, flipped: NDArray[np.bool_], bins: int) -> list[dict[st
     return found
 
 
-def degrade(cutouts: Cutouts, worse: Worse, asked: Reobservation) -> Cutouts:
-    """All cutouts under worse conditions, each by itself."""
-    count, bands, *shape = cutouts.images.shape
-    ny, nx = cutouts.ny, cutouts.nx
-    if worse.turned:  # a side comes to stand where the other lay
-        shape, ny, nx = shape[::-1], nx, ny
-    images = np.zeros((count, bands, *shape), cutouts.images.dtype)
-    for i, image in enumerate(cutouts.images):
-        own = image[:, : cutouts.ny[i], : cutouts.nx[i]]
-        made = degraded(own, worse, asked.fwhm, asked.seed, cutouts.ids[i])
-        images[i, :, : ny[i], : nx[i]] = made
-    return replace(cutouts, images=images, ny=ny, nx=nx)
-
-
-def read_cutouts(workspace: Workspace, cutouts: Ref, stamps: Ref, rows: Labels) -> Cutouts:
-    """The cutouts of catalogue rows that have a stamp, in the order of the rows."""
-    where = gather.read_index(workspace, stamps)
-    manifest = workspace.manifest(stamps)
-    assert manifest is not None, "stamps are committed before they are judged"
-    source = {str(entry["part"]): str(entry["cutouts"]) for entry in manifest["parts"]}
-    parts = [Part(workspace.place(Ref("cutout-part", source[digest]))) for digest in where.parts]
-    used = np.unique(where.part[rows])
-    shape = np.max([parts[i].array("image").shape[1:] for i in used], axis=0)
-    kind = parts[used[0]].array("image").dtype
-    kind = np.result_type(kind, *(parts[i].array("image").dtype for i in used))
-    images = np.zeros((len(rows), *shape), kind)
-    small = {name: np.zeros(len(rows), np.int32) for name in ("ny", "nx", "status")}
-    for i in used:
-        part, mine = parts[i], np.flatnonzero(where.part[rows] == i)
-        place = where.row[rows[mine]]
-        for name, values in small.items():
-            values[mine] = part.read(name)[place]
-        array = part.array("image")
-        for one, row in zip(mine, place, strict=True):
-            image = np.asarray(array[int(row)])
-            images[one, :, : image.shape[1], : image.shape[2]] = image
-    bands = tuple(str(b) for b in parts[used[0]].group.attrs["bands"])
-    ids = where.object_id.take(rows).to_pylist()
-    return Cutouts(images, small["ny"], small["nx"], small["status"], ids, bands)
-
-
-class Labeller:
-    """The fits of a release, for cutouts of given catalogue rows."""
-
-    def __init__(
-        self,
-        workspace: Workspace,
-        fitted: Clusters,
-        model: Ref | None,
-        embeddings: Ref | None,
-        rows: Labels,
-        scale: tuple[float, ...],
-    ) -> None:
-        self._workspace, self._fitted, self._scale = workspace, fitted, scale
-        self._model, self._embeddings = model, embeddings
-        self._conditions = conditions_of(workspace, embeddings, rows)
-        self._view = "image" if model is None else view_of(workspace, model)
-
-    def labels(self, cutouts: Cutouts, preparation: Preparation) -> Labelled:
-        """Prepare the cutouts, embed their stamps, and give each its cluster."""
-        prepared = prepare_images(
-            cutouts.images, cutouts.ny, cutouts.nx, cutouts.status, cutouts.bands, preparation
-        )
-        unit = stretched(
-            getattr(prepared, self._view), np.asarray(self._scale, np.float64), preparation.stretch
-        )
-        arrays: Mapping[str, Floats] = {}
-        if self._model is not None and self._embeddings is not None:
-            arrays = embedded_anew(
-                self._workspace,
-                self._model,
-                self._embeddings,
-                stored(unit, preparation.dtype),
-                unit_scale(preparation.dtype),
-                self._conditions,
-            )
-        return self._assigned(prepared, cutouts.bands, arrays)
-
-    def _assigned(
-        self, prepared: Any, bands: tuple[str, ...], arrays: Mapping[str, Floats]
-    ) -> Labelled:
-        from galpipe.stamps.morphology import columns
-
-        fitted = self._fitted
-        assert fitted.mixture is not None and fitted.vectors is not None
-        names = [column.name for column in columns(bands)]
-        everything = prepared.measured.astype(np.float64)
-        raw = None
-        if fitted.vectors.columns is not None:
-            wanted = [names.index(f.column) for f in fitted.vectors.columns.features]
-            raw = everything[:, wanted]
-        vector = arrays["vector"] if fitted.vectors.axes is not None else None
-        z, reason, _ = fitted.vectors.apply(raw, vector)
-        posterior = fitted.mixture.posterior(z)[0]
-        if fitted.own is not None:
-            posterior = arrays[fitted.own["array"]]
-        usable = ((prepared.status & 1) > 0) & (reason == Reason.ASSIGNED)
-        highest = posterior.max(axis=1)
-        usable &= highest >= fitted.faintest
-        own = None
-        if "responsibility" in arrays:
-            own = np.where((prepared.status & 1) > 0, arrays["responsibility"].argmax(axis=1), -1)
-        return Labelled(
-            np.where(usable, posterior.argmax(axis=1), -1),
-            highest,
-            {"snr": everything[:, names.index("snr")]},
-            own,
-        )
+def labelled(
+    fitted: Clusters, observer: Observer, cutouts: Cutouts, preparation: Preparation
+) -> Labelled:
+    """Prepare cutouts, embed their stamps, and give each its cluster."""
+    seen = observer.see(cutouts, preparation)
+    found = fitted.memberships(seen.columns, seen.arrays.get("vector"))
+    posterior = found.posterior if fitted.own is None else seen.arrays[fitted.own["array"]]
+    highest = posterior.max(axis=1)
+    usable = seen.usable & (found.reason == Reason.ASSIGNED) & (highest >= fitted.faintest)
+    own = None
+    if "responsibility" in seen.arrays:
+        own = np.where(seen.usable, seen.arrays["responsibility"].argmax(axis=1), -1)
+    return Labelled(
+        np.where(usable, posterior.argmax(axis=1), -1),
+        highest,
+        {"snr": seen.columns(["snr"])[:, 0]},
+        own,
+    )
 
 
 def _median(values: Floats) -> float | None:

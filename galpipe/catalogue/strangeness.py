@@ -18,8 +18,8 @@ from PIL import Image
 from galpipe.catalogue.heldout import HeldOut, per_row
 from galpipe.catalogue.predictions import spearman
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import view_of
 from galpipe.catalogue.spec import Evaluation
+from galpipe.classes.anew.network import view_of
 from galpipe.errors import InputError
 from galpipe.workspace import Ref, Workspace
 

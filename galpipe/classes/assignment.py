@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 
 from galpipe.classes import gather
 from galpipe.classes.features import Reason
-from galpipe.classes.fitted import load_clusters, part_vectors, read_arrays, write_arrays
-from galpipe.classes.mixture import Mixture
+from galpipe.classes.fitted import (
+    Memberships,
+    load_clusters,
+    part_inputs,
+    read_arrays,
+    write_arrays,
+)
 from galpipe.classes.predicted import part_probabilities
 from galpipe.stages import Context
 from galpipe.workspace import Ref, Workspace, address, write_bytes
@@ -96,15 +101,14 @@ def _assign_part(work: _PartWork) -> str:
     part = gather.stamp_part(workspace, work.stamp_part)
     status = part.read("status").astype(np.int64)
     arrays = _empty_rows(len(part), fitted.components)
-    if fitted.mixture is not None and fitted.vectors is not None:
-        z, reason, filled = part_vectors(
-            workspace, fitted.vectors, work.stamp_part, work.embedding_part
-        )
+    if fitted.mixture is not None:
+        embedded = work.embedding_part if fitted.uses_embedding else None
+        found = fitted.memberships(*part_inputs(workspace, work.stamp_part, embedded))
         own = None
         if fitted.own is not None:
             assert work.embedding_part is not None, "a network's own labels are given embeddings"
             own = part_probabilities(workspace, work.embedding_part, fitted.own["array"])
-        arrays |= _memberships(fitted.mixture, z, own, reason, filled, fitted.faintest)
+        arrays |= _published(found, own, fitted.faintest)
     arrays["reason"] = np.where(status & 1, arrays["reason"], np.uint8(Reason.NO_STAMP))
     arrays["model_cluster"] = _model_cluster(workspace, work.embedding_part, len(part))
     place = workspace.begin(work.output)
@@ -127,32 +131,23 @@ def _empty_rows(rows: int, components: int) -> dict[str, Any]:
     }
 
 
-def _memberships(
-    mixture: Mixture,
-    z: Floats,
-    own: Floats | None,
-    reason: NDArray[np.uint8],
-    filled: NDArray[np.int64],
-    faintest: float,
-) -> dict[str, Any]:
-    """What is published of the posterior, for the rows of one part.
+def _published(found: Memberships, own: Floats | None, faintest: float) -> dict[str, Any]:
+    """What is published of the memberships, for the rows of one part.
 
     `own` are the network's probabilities, (row, class), where the labels are its own.
     """
-    posterior, log_density = mixture.posterior(z)
-    if own is not None:
-        posterior = own
+    posterior = found.posterior if own is None else own
     highest = posterior.max(axis=1)
     entropy = -(posterior * np.log(np.maximum(posterior, 1e-300))).sum(axis=1)
-    reason = np.where((reason == Reason.ASSIGNED) & (highest < faintest), Reason.FAINT, reason)
+    faint = (found.reason == Reason.ASSIGNED) & (highest < faintest)
     return {
         "cluster": posterior.argmax(axis=1).astype(np.int32),
         "probabilities": posterior.astype(np.float32),
         "probability": highest.astype(np.float32),
         "entropy": np.maximum(entropy, 0).astype(np.float32),
-        "anomaly_score": (-log_density).astype(np.float32),
-        "imputed": filled.astype(np.int32),
-        "reason": reason.astype(np.uint8),
+        "anomaly_score": (-found.log_density).astype(np.float32),
+        "imputed": found.filled.astype(np.int32),
+        "reason": np.where(faint, Reason.FAINT, found.reason).astype(np.uint8),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from galpipe.classes import gather, predicted
+from galpipe.classes import gather, predicted, steady
 from galpipe.classes.assignment import assign
 from galpipe.classes.features import (
     Vectors,
@@ -22,6 +22,7 @@ from galpipe.classes.features import (
 )
 from galpipe.classes.fitted import ARRAYS, FACTS, write_arrays
 from galpipe.classes.mixture import Mixture, bhattacharyya, effective_components, fit_mixture
+from galpipe.classes.rule import arrays_of
 from galpipe.classes.scheme import label_name, label_scheme
 from galpipe.classes.spec import Clustering
 from galpipe.stages import Context
@@ -128,14 +129,24 @@ def _fitted(
     if restarts and not all(run.converged for run in restarts):
         unfinished = sum(not run.converged for run in restarts)
         notes.append(f"{unfinished} of {len(restarts)} restarts met the limit of iterations")
-    assigned = mixture.posterior(z[train])[0].argmax(axis=1)
+    memberships, rule, steadied = mixture.posterior(z[train])[0], None, None
+    if spec.steady is not None:
+        rule, memberships, steadied = steady.fit(
+            context, spec, stamps, embeddings, names, wanted, (raw, embedding), train, memberships
+        )
+        notes.append(
+            f"labels are given by a rule that learnt the mixture's of {fitted_on} training objects "
+            f"and of {steadied['objects']} of them seen worse; it gives "
+            f"{steadied['as_mixture']:.0%} the label that the mixture gives"
+        )
+    assigned = memberships.argmax(axis=1)
     natural = {} if raw is None else {n: raw[train, i] for i, n in enumerate(wanted)}
     labels = [label_name(k) for k in range(mixture.components)]
     dimensions, told = plain_vectors(vectors, raw, embedding)
     scheme = label_scheme(mixture, labels, dimensions, told[train], natural, assigned)
     facts = _record(spec, vectors, mixture, [asdict(r) for r in restarts], scheme, fitted_on, notes)
-    facts["judged_on"] = "validation" if enough else "train"
-    return facts, _arrays(vectors, mixture)
+    facts |= {"judged_on": "validation" if enough else "train", "steady": steadied}
+    return facts, _arrays(vectors, mixture) | ({} if rule is None else arrays_of(rule))
 
 
 def _predicted(

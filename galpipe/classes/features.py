@@ -320,7 +320,7 @@ def stored(vectors: Vectors) -> tuple[dict[str, Any], dict[str, Floats]]:
     return facts, arrays
 
 
-def restored(facts: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Vectors:
+def restored_vectors(facts: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Vectors:
     """The way as `stored` gave it."""
     columns = axes = None
     if "columns" in facts:

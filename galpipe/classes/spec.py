@@ -57,6 +57,28 @@ class Neighbours:
 
 
 @spec
+class Steady:
+    """Labels by a rule that learns the mixture's of training objects, as they are and seen worse.
+
+    How much worse is drawn object by object, from as it is to the limits here.
+    """
+
+    objects: int = Field(default=4000, ge=20)  # training objects that are seen worse, at most
+    times: int = Field(default=3, ge=1)  # how often each of them
+    noise: float = Field(default=2.5, ge=1)  # x the sky's scatter, at most
+    light: float = Field(default=0.4, gt=0, le=1)  # x what is above the sky, at least
+    psf: float = Field(default=1.7, ge=1)  # x the FWHM, at most
+    fwhm: float = Field(default=3.0, gt=0)  # of the archive's PSF, in cutout pixels
+    axes: int = Field(default=60, ge=1)  # principal axes of the embedding that the rule sees
+    hidden: int = Field(default=128, ge=1)  # numbers of each of its two inner layers
+    dropout: float = Field(default=0.2, ge=0, lt=1)  # of these, in learning
+    epochs: int = Field(default=40, ge=1)  # of its learning
+    learning_rate: float = Field(default=2e-3, gt=0)  # the highest of a cycle
+    weight_decay: float = Field(default=0.01, ge=0)  # of AdamW
+    seed: int = Field(default=0, ge=0)  # of the conditions, the noise and the learning
+
+
+@spec
 class Clustering:
     """A full-covariance Gaussian mixture on vectors of the training split.
 
@@ -74,6 +96,7 @@ class Clustering:
     embedding_axes: int | None = Field(default=None, ge=1)
     embedding_weight: float = Field(default=0.3, gt=0)  # their spread where columns have 1
     neighbours: Neighbours | None = None  # diffusion coordinates; None: the vectors themselves
+    steady: Steady | None = None  # labels learnt of degraded galaxies; None: the mixture's own
     regularisation: float = Field(default=0.05, gt=0)  # added to every variance
     restarts: int = Field(default=8, ge=1)  # the likeliest on the validation split is kept
     iterations: int = Field(default=500, ge=1)  # of expectation-maximisation, at most
@@ -83,7 +106,9 @@ class Clustering:
     seed: int = Field(default=0, ge=0)  # of the restarts
 
     @model_validator(mode="after")
-    def _neighbours_of_vectors(self) -> Clustering:
+    def _of_clusters(self) -> Clustering:
         if self.on == "model" and self.neighbours is not None:
             raise ValueError("neighbours are of clustered vectors; with on = 'model' none are")
+        if self.on == "model" and self.steady is not None:
+            raise ValueError("steady is of clusters; with on = 'model' there are none")
         return self

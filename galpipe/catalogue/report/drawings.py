@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from galpipe.catalogue.galleries import coloured
 from galpipe.catalogue.heldout import per_row, thinned
 from galpipe.catalogue.reconstruction import images
-from galpipe.catalogue.redrawn import can, conditions_of, generated, redrawn, view_of
+from galpipe.catalogue.redrawn import can, generated, redrawn
 from galpipe.catalogue.report.pictures import jpeg
 from galpipe.catalogue.report.release import Inputs, Labels, Release
+from galpipe.classes.anew.network import conditions_of, view_of
 from galpipe.workspace import Ref, Workspace
 
 EACH = 4  # best, random and worst drawn stamps
