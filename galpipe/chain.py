@@ -18,7 +18,7 @@ from galpipe.archives.fingerprint import source_fingerprint
 from galpipe.models.spec import NoModel
 from galpipe.releases import Base
 from galpipe.stages import Context
-from galpipe.survey import Survey
+from galpipe.survey import Survey, before
 from galpipe.workspace import MANIFEST, Ref
 
 STAGES: tuple[str, ...] = (
@@ -60,7 +60,12 @@ class Chain:
     """One run of a survey for one release; `run` the stages in order, then it is published."""
 
     def __init__(
-        self, survey: Survey, context: Context, release: str | None = None, prune: int | None = None
+        self,
+        survey: Survey,
+        context: Context,
+        release: str | None = None,
+        prune: int | None = None,
+        base: Base | None = None,  # None: what earlier releases of the survey give
     ) -> None:
         self.survey = survey
         self.context = context
@@ -68,7 +73,7 @@ class Chain:
         self.release = releases.release_name(survey, release, prune)
         self.refs: dict[str, Ref] = {}
         self.summaries: list[StageSummary] = []
-        self.base: Base = releases.base_of(context.workspace, survey, self.release, prune)
+        self.base = base or releases.base_of(context.workspace, survey, self.release, prune)
         self.key = releases.run_key(survey, self.release, prune)
 
     def run(self, stage: str) -> StageSummary:
@@ -135,9 +140,21 @@ class Chain:
             if self.prune is not None:
                 model, settings = shortened(model, settings, self.prune)
             self.refs["model"] = train(
-                self.context, model, settings, self.refs["stamps"], self.refs["sample"]
-            )
+                self.context, model, settings, self.refs["stamps"], self.refs["sample"],
+                self._start(),
+            )  # fmt: skip
         return _plain(self._manifest("model").get("figures", {}))
+
+    def _start(self) -> Ref | None:
+        """The network of the survey that this one starts with, trained where it is not yet."""
+        if self.survey.start is None:
+            return None
+        first = before(self.survey.start)
+        self.context.progress.say(f"train: the network of {first.name} comes first")
+        chain = Chain(first, self.context, prune=self.prune, base=Base())
+        for stage in STAGES[: STAGES.index("train") + 1]:
+            chain.run(stage)
+        return chain.refs["model"]
 
     def _embed(self) -> dict[str, str | int | float]:
         if "model" not in self.refs:

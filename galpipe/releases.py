@@ -33,7 +33,7 @@ FAILED = names(Status.FAILED)
 KEPT = {
     "cutouts": ("archive",),
     "scaling": ("prepare",),
-    "model": ("model", "training"),
+    "model": ("start", "model", "training"),
     "clusters": ("embed", "cluster"),
 }
 
@@ -95,10 +95,17 @@ def run_key(survey: Survey, release: str, prune: int | None) -> str:
             "prune": prune,
             "pruned": survey.training.pruned if prune is not None else None,
             "source": source_fingerprint(survey.archive, survey.sample, release),
+            "start": _start_fingerprint(survey, release),
             "shown": [survey.title, survey.publish.credit],
             "code": _code(),
         }
     )
+
+
+def _start_fingerprint(survey: Survey, release: str) -> Any:
+    """What the survey that gives the first weights reads, as far as it can be told from outside."""
+    start = survey.start
+    return None if start is None else source_fingerprint(start.archive, start.sample, release)
 
 
 def _code() -> str:

@@ -20,11 +20,24 @@ from galpipe.archives.spec import Archive, Folder, Hst, HstSky, Vo
 from galpipe.catalogue.spec import Evaluation, Publication
 from galpipe.classes.spec import Clustering
 from galpipe.errors import InputError
+from galpipe.models.contrastive.spec import Contrastive
 from galpipe.models.spec import Embedding, Model, NoModel, Training
 from galpipe.sample.spec import Sample
 from galpipe.stamps.spec import Preparation
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # safe as a folder's name everywhere
+
+
+@spec.spec
+class Start:
+    """What decides the network of another survey, which is trained first where it is not yet."""
+
+    name: str = Field(pattern=NAME)  # of that survey
+    sample: Sample
+    archive: Archive
+    prepare: Preparation
+    model: Contrastive
+    training: Training
 
 
 @spec.spec
@@ -34,6 +47,8 @@ class Survey:
     name: str = Field(pattern=NAME)  # of the survey: its folder, its releases, its runs
     title: str = spec.run_time("")  # for people: shown, never part of a digest
     release: str = spec.run_time("r1", pattern=NAME)  # the name of the first release
+    # In a file: the path of the survey file whose network learnt encoders begin with.
+    start: Start | None = None
     sample: Sample
     archive: Archive
     prepare: Preparation = Preparation()
@@ -51,24 +66,38 @@ def load(path: Path | str) -> Survey:
     Paths in it may hold $VARIABLES and are relative to the survey file.
     """
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such survey file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a survey file ({error}).") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not a valid TOML file: {error}.") from None
+    values = _values(path)
     for table, key in (("archive", "path"), ("sample", "table"), ("sample", "join")):
         section = values.get(table)
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str(_resolved(section[key], path, f"[{table}] {key}"))
+    _begun(values, path)
     survey = spec.load(Survey, values, str(path))
     try:
         _check_sample(survey.archive, survey.sample)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return survey
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """A survey file as it stands; raises InputError where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such survey file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a survey file ({error}).") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not a valid TOML file: {error}.") from None
+
+
+def before(start: Start) -> Survey:
+    """The survey that gives the network to start with, as far as its training needs it."""
+    return Survey(
+        name=start.name, sample=start.sample, archive=start.archive, prepare=start.prepare,
+        model=start.model, training=start.training,
+    )  # fmt: skip
 
 
 def ready(name: str) -> Path:
@@ -82,6 +111,50 @@ def ready(name: str) -> Path:
         f"{name}.toml is neither in {beside.parent} nor in {installed.parent}; "
         "install galpipe anew."
     )
+
+
+def _begun(values: dict[str, Any], path: Path) -> None:
+    """Replace the path `start` by what decides that survey's network, and tell learnt encoders."""
+    model = values.get("model")
+    model = model if isinstance(model, dict) else {}
+    several = model.get("encoders")
+    given = [*(several if isinstance(several, list) else ()), model.get("encoder")]
+    learnt = [one for one in given if isinstance(one, dict) and one.get("kind") == "learnt"]
+    name = values.get("start")
+    if name is None and not learnt:
+        return
+    if not isinstance(name, str) or not learnt:
+        wanted = "the path of a survey file" if learnt else "an encoder of kind 'learnt' in [model]"
+        raise InputError(
+            f"{path}: start: {wanted} is missing; a network starts with what another survey's "
+            "learnt where both are given."
+        )
+    first = _resolved(name, path, "start")
+    if "start" in _values(first):
+        raise InputError(
+            f"{path}: start: {first} starts with the network of another survey itself; name one "
+            "that starts afresh."
+        )
+    other = load(first)
+    if not isinstance(other.model, Contrastive):
+        raise InputError(
+            f"{path}: start: the network of {other.name!r} is of kind {other.model.kind!r}; name a "
+            "survey whose [model] kind is 'contrastive'."
+        )
+    values["start"] = {
+        key: spec.dump(getattr(other, key))
+        for key in ("sample", "archive", "prepare", "model", "training")
+    } | {"name": other.name}
+    own = values["start"]["model"]
+    for one in learnt:
+        told = {key: own[key] for key in ("encoder", "pooling", "pixels")}
+        twice = sorted(one.keys() & told.keys())
+        if twice:
+            raise InputError(
+                f"{path}: [model] a learnt encoder has the {twice[0]} of {other.name!r}, where its "
+                f"weights come from; leave {twice[0]!r} out."
+            )
+        one |= told
 
 
 def _check_sample(archive: Archive, sample: Sample) -> None:

@@ -19,12 +19,13 @@ from galpipe.classes import gather
 from galpipe.classes.embedding import embed
 from galpipe.errors import InputError
 from galpipe.models import kinds
+from galpipe.models.backbones.grid import resampled
+from galpipe.models.backbones.pooling import Pooled, scales
 from galpipe.models.backbones.spec import ConvNext, PlainCnn, Residual, Stage
 from galpipe.models.contrastive.learner import ContrastiveLearner, effective_dimensions
 from galpipe.models.contrastive.objectives import found_again, nt_xent, vicreg
-from galpipe.models.contrastive.pooling import Pooled, scales
 from galpipe.models.contrastive.spec import Contrastive, NtXent, VicReg, Views
-from galpipe.models.contrastive.views import blurred, resampled, view
+from galpipe.models.contrastive.views import blurred, view
 from galpipe.models.engine.spec import Augmentation, OneCycle, Training
 from galpipe.models.learner import Epoch
 from galpipe.models.network import Batch

@@ -63,7 +63,7 @@ class Steady:
     How much worse is drawn object by object, from as it is to the limits here.
     """
 
-    objects: int = Field(default=4000, ge=20)  # training objects that are seen worse, at most
+    objects: int = Field(default=2000, ge=20)  # training objects that are seen worse, at most
     times: int = Field(default=3, ge=1)  # how often each of them
     noise: float = Field(default=2.5, ge=1)  # x the sky's scatter, at most
     light: float = Field(default=0.4, gt=0, le=1)  # x what is above the sky, at least

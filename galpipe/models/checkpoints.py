@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
 from galpipe import spec
 from galpipe.models import kinds
@@ -41,8 +42,14 @@ def load_model(folder: Path) -> Any:
     facts = description(folder)
     model = kinds.spec_of(facts["model"], str(folder))
     network: Network = kinds.network_of(model, facts["bands"], facts["size"], facts["facts"])
-    network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    network.load_state_dict(weights(folder))
     return network.requires_grad_(False).eval()
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a trained network by name."""
+    found: dict[str, Tensor] = safetensors.torch.load_file(folder / WEIGHTS)
+    return found
 
 
 def description(folder: Path) -> Mapping[str, Any]:

@@ -42,6 +42,7 @@ def share(
     training: Training,
     stamps: Ref,
     catalogue: Ref,
+    start: Ref | None,
     place: Path,
 ) -> None:
     """Let `processes` take all the steps that are left; the last state is then kept in `place`.
@@ -56,6 +57,7 @@ def share(
         "training": spec.dump(training),
         "stamps": stamps.digest,
         "catalogue": [catalogue.stage, catalogue.digest],
+        "start": None if start is None else start.digest,
     }
     parts = training.accumulate
     while True:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from galpipe import spec
 from galpipe.errors import InputError
 from galpipe.models import checkpoints, kinds
 from galpipe.models.account import Account
+from galpipe.models.backbones import learnt
 from galpipe.models.engine.arithmetic import device_of, fixed_arithmetic, seed_all
 from galpipe.models.engine.group import Group
 from galpipe.models.engine.loop import JUDGING, Fitting
@@ -33,11 +35,19 @@ STEPS = 25  # of a shortened training, per epoch
 SMALLEST_BATCH = 8
 
 
-def train(context: Context, model: Any, training: Training, stamps: Ref, catalogue: Ref) -> Ref:
+def train(
+    context: Context,
+    model: Any,
+    training: Training,
+    stamps: Ref,
+    catalogue: Ref,
+    start: Ref | None = None,
+) -> Ref:
     """Fit a network on the training split of the stamps; the Ref holds weights, history, figures.
 
     Addressed by what it learns from (stamp parts, the rows of each split, the values of what is
-    learnt of them), so that the same stamps reuse it.  Its whole state is kept on the way: a run
+    learnt of them), so that the same stamps reuse it.  `start` is the model whose weights learnt
+    encoders begin with.  Its whole state is kept on the way: a run
     that is killed ends with the same bytes.  Raises InputError where the training split is too
     small, the network does not fit the stamps or the loss is not finite.
     """
@@ -47,6 +57,8 @@ def train(context: Context, model: Any, training: Training, stamps: Ref, catalog
     parents = splits.digests | {
         f"{name} targets": targets.digest(rows) for name, rows in splits.rows.items()
     }
+    if start is not None:
+        parents["start"] = start.digest
     ref = address("model", VERSION, settings, parents)
     if workspace.manifest(ref) is not None:
         return ref
@@ -59,7 +71,7 @@ def train(context: Context, model: Any, training: Training, stamps: Ref, catalog
     refuse_too_many(training, splits.objects["train"])
     tries = attempts(model, training, splits)
     if len(tries) > 1:
-        trained = [train(context, *own, stamps, catalogue) for own in tries]
+        trained = [train(context, *own, stamps, catalogue, start) for own in tries]
         return best_of(context, ref, settings, parents, trained)
     place = workspace.begin(ref, clean=False)
     with (
@@ -68,8 +80,11 @@ def train(context: Context, model: Any, training: Training, stamps: Ref, catalog
     ):
         account = Account(context, run, model, training, splits)
         if training.processes > 1:  # then nothing is left to do for `fitting` but to wear the end
-            share(account, workspace, model, training, stamps, catalogue, place)
-        fitting = fitting_of(model, training, splits, targets, place, device, account.say)
+            share(account, workspace, model, training, stamps, catalogue, start, place)
+        weights = None if start is None else checkpoints.weights(workspace.place(start))
+        fitting = fitting_of(
+            model, training, splits, targets, place, device, account.say, weights=weights
+        )
         account.begin(**fitting.facts())
         fitting.run(account.epoch, account.note)
         account.end()
@@ -164,13 +179,19 @@ def fitting_of(
     device: torch.device,
     say: Callable[[str], None],
     group: Group | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Fitting:
-    """A training as it is kept in a folder, or a new one; `group`: the processes that share it."""
+    """A training as it is kept in a folder, or a new one.
+
+    `group`: the processes that share it; `weights`: those that learnt encoders begin with.
+    """
     group = group or Group()
     own = (group.rank, group.size)
     material = Material(splits, targets.values, VIEWS[model.view], training, device, own)
     torch.manual_seed(training.seed)
     facts = facts_of(model, splits, targets)
     network = kinds.network_of(model, material.bands, material.size, facts)
+    if weights is not None:
+        learnt.begin(network, weights)
     learner = kinds.learner_of(network.to(device).eval(), training).to(device)
     return Fitting(learner, material, training, folder, say, group)

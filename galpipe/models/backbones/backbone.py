@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from galpipe.errors import InputError
-from galpipe.models.backbones.spec import ConvNext, Encoder, PlainCnn, Residual, Scattering, Timm
+from galpipe.models.backbones.spec import (
+    ConvNext,
+    Encoder,
+    Learnt,
+    PlainCnn,
+    Residual,
+    Scattering,
+    Timm,
+)
 
 
 class Backbone(nn.Module, ABC):
@@ -57,6 +65,10 @@ def backbone_of(spec: Encoder, bands: int, size: int) -> Backbone:
             from galpipe.models.backbones.from_timm import TimmEncoder
 
             made = TimmEncoder(spec, bands, size)
+        case Learnt():
+            from galpipe.models.backbones.learnt import LearntEncoder
+
+            made = LearntEncoder(spec, bands, size)
         case _:
             assert_never(spec)
     return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

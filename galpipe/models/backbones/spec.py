@@ -93,4 +93,23 @@ class Timm:
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # `drop_path_rate`, where the encoder has it
 
 
-Encoder = Annotated[PlainCnn | Residual | ConvNext | Scattering | Timm, Field(discriminator="kind")]
+Fresh = Annotated[PlainCnn | Residual | ConvNext | Scattering | Timm, Field(discriminator="kind")]
+
+
+@spec
+class Learnt:
+    """The encoder of the survey that this one starts with, and the weights that it learnt there.
+
+    `encoder`, `pooling` and `pixels` are those of that survey, and are filled in from its file.
+    """
+
+    kind: Literal["learnt"] = "learnt"
+    share: float = Field(default=0.15, gt=0, le=1)  # of the learning rate: it has learnt before
+    encoder: Fresh  # images to maps
+    pooling: Literal["mean", "scales"]  # maps to features
+    pixels: int | None  # images are resampled to so many; None: are not
+
+
+Encoder = Annotated[
+    PlainCnn | Residual | ConvNext | Scattering | Timm | Learnt, Field(discriminator="kind")
+]

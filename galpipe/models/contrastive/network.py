@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from galpipe.models.backbones.grid import resampled
 from galpipe.models.backbones.joined import Ranks
+from galpipe.models.backbones.pooling import Pooled
 from galpipe.models.classifier.network import turned
-from galpipe.models.contrastive.pooling import Pooled
 from galpipe.models.contrastive.spec import Contrastive
-from galpipe.models.contrastive.views import resampled
 from galpipe.models.network import Network, Output
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from galpipe.models.backbones.grid import on_grid
 from galpipe.models.contrastive.spec import Views
 
 REACH = 3.0  # sigma to which a blur is drawn
@@ -33,14 +34,6 @@ def view(images_BAYX: Tensor, spec: Views, pixels: int) -> Tensor:
     if spec.noise:
         seen = seen + _uniform(seen, 0, spec.noise)[:, None, None, None] * torch.randn_like(seen)
     return seen
-
-
-def resampled(images_BAYX: Tensor, pixels: int) -> Tensor:
-    """The whole images on another grid, as `view` has it without any change."""
-    if images_BAYX.shape[-1] == pixels:
-        return images_BAYX
-    rows = torch.eye(2, 3, device=images_BAYX.device).expand(len(images_BAYX), 2, 3)
-    return _on_grid(images_BAYX, rows, pixels)
 
 
 def blurred(images_BAYX: Tensor, sigma: float) -> Tensor:
@@ -69,15 +62,7 @@ def _moved(images_BAYX: Tensor, spec: Views, pixels: int) -> Tensor:
     across, down = (_uniform(images_BAYX, -2 * spec.shift, 2 * spec.shift) for _ in range(2))
     cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
     rows = torch.stack([cosine * mirror, -sine, across, sine * mirror, cosine, down], 1)
-    return _on_grid(images_BAYX, rows.view(-1, 2, 3), pixels)
-
-
-def _on_grid(images_BAYX: Tensor, rows_B23: Tensor, pixels: int) -> Tensor:
-    shape = [*images_BAYX.shape[:2], pixels, pixels]
-    grid = functional.affine_grid(rows_B23, shape, align_corners=False)
-    return functional.grid_sample(
-        images_BAYX, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    return on_grid(images_BAYX, rows.view(-1, 2, 3), pixels)
 
 
 def _uniform(images_BAYX: Tensor, low: float, high: float) -> Tensor:

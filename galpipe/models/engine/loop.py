@@ -133,7 +133,7 @@ class Fitting:
             at = epoch.number * steps + state.step
             rate = rate_at(self.training, at, steps, len(self.epochs), watched)
             for one in self._steps.optimiser.param_groups:
-                one["lr"] = rate
+                one["lr"] = rate * one["share"]
             for name, value in self._take(stored, targets, epoch).items():
                 there = totals.get(name)
                 totals[name] = value.double() if there is None else there.to(value.device) + value

@@ -21,6 +21,7 @@ import torch
 from galpipe import spec
 from galpipe.errors import InputError
 from galpipe.models import kinds
+from galpipe.models.checkpoints import weights
 from galpipe.models.engine.arithmetic import fixed_arithmetic
 from galpipe.models.engine.group import Ranks
 from galpipe.models.engine.spec import Training
@@ -54,13 +55,15 @@ def _fit(job: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     workspace = Workspace(Path(job["workspace"]))
     stamps, catalogue = Ref("stamps", job["stamps"]), Ref(*job["catalogue"])
+    start = job["start"]
+    begun = None if start is None else weights(workspace.place(Ref("model", start)))
     with fixed_arithmetic(training.threads):
         group = Ranks(device)
         say: Callable[[dict[str, Any]], None] = tell if group.rank == 0 else _silent
         splits, targets = learnt_from(Context(workspace), model, stamps, catalogue)
         fitting = fitting_of(
             model, training, splits, targets, Path(job["folder"]), device,
-            lambda text: say({"say": text}), group,
+            lambda text: say({"say": text}), group, begun,
         )  # fmt: skip
         fitting.state.accumulate = max(fitting.state.accumulate, job["accumulate"])
         say({"begun": fitting.facts()})

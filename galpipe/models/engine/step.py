@@ -136,14 +136,30 @@ class _Loss(nn.Module):
 
 
 def _optimiser(learner: Learner, training: Training) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    if training.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=training.learning_rate)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate)
+    groups = []
+    for share, parameters in _shares(learner):
+        if training.optimiser == "adam":
+            groups.append({"params": parameters, "share": share})
+            continue
+        wide, narrow = ([p for p in parameters if (p.ndim > 1) is many] for many in (True, False))
+        groups.append({"params": wide, "share": share, "weight_decay": training.weight_decay})
+        groups.append({"params": narrow, "share": share, "weight_decay": 0.0})
+    kind = torch.optim.Adam if training.optimiser == "adam" else torch.optim.AdamW
+    return kind(groups, lr=training.learning_rate)
+
+
+def _shares(learner: Learner) -> list[tuple[float, list[nn.Parameter]]]:
+    """Parameters by their share of the learning rate: 1, but in modules with a `learning_share`."""
+    share = {id(parameter): 1.0 for parameter in learner.parameters()}
+    for module in learner.modules():
+        own = getattr(module, "learning_share", None)
+        if isinstance(own, float):
+            share |= {id(parameter): own for parameter in module.parameters()}
+    found: dict[float, list[nn.Parameter]] = {1.0: []}
+    for parameter in learner.parameters():
+        if parameter.requires_grad:
+            found.setdefault(share[id(parameter)], []).append(parameter)
+    return list(found.items())
 
 
 def parts_after(parts: int, batch: int) -> int:

@@ -1,0 +1,157 @@
+"""A network that begins with what the network of another survey has learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from galpipe import survey
+from galpipe.errors import InputError
+from galpipe.models import checkpoints, kinds
+from galpipe.models.backbones.grid import resampled
+from galpipe.models.backbones.learnt import LearntEncoder, begin
+from galpipe.models.backbones.spec import Learnt, PlainCnn
+from galpipe.models.classifier.spec import Classifier
+from galpipe.models.contrastive.network import ContrastiveNetwork
+from galpipe.models.contrastive.spec import Contrastive
+from galpipe.models.engine.spec import Training
+from galpipe.models.engine.step import _optimiser
+from tests import sky
+from tests.running import labels, run_chain
+
+FIRST = """kind = "contrastive"
+pixels = 24
+encoder = { kind = "cnn", channels = [8, 16] }
+[training]
+epochs = 2
+batch = 32
+threads = 1
+"""
+SECOND = """kind = "classifier"
+classes = "kind"
+encoder = { kind = "learnt", share = 0.25 }
+dense = 8
+views = 2
+[training]
+epochs = 3
+batch = 16
+threads = 1
+"""
+SOURCE = Contrastive(pixels=24, encoder=PlainCnn(channels=(8, 16)))
+LEARNT = Learnt(encoder=SOURCE.encoder, pooling=SOURCE.pooling, pixels=24, share=0.25)
+
+
+def pair(folder: Path, first: str = FIRST, second: str = SECOND, start: str = "first.toml") -> Path:
+    """The survey files `first.toml` and, which is returned, `second.toml` that starts with it."""
+    for name, model in (("first", first), ("second", second)):
+        path = sky.survey_file(folder / f"{name}.toml", folder / "sky", model)
+        text = path.read_text().replace('name = "sky"', f'name = "{name}"')
+        text = text.replace("size = 32", 'size = 32\ncolour = "bands"')
+        if name == "second":
+            text = f'start = "{start}"\n' + text.replace("[cluster]", '[cluster]\non = "model"')
+        path.write_text(text)
+    return folder / "second.toml"
+
+
+def test_learnt_features_are_those_of_the_survey_they_come_from() -> None:
+    torch.manual_seed(0)
+    source = ContrastiveNetwork(SOURCE, 3, 32).eval()
+    facts = {"class": {"names": ["a", "b"], "objects": [5, 5]}}
+    network = kinds.network_of(Classifier(classes="kind", encoder=LEARNT), 3, 32, facts).eval()
+    images = torch.rand(4, 3, 32, 32)
+    theirs = source.encoder(torch.nn.functional.interpolate(images, 24))
+    (ours,) = (module for module in network.modules() if isinstance(module, LearntEncoder))
+    before = ours(images)
+    begin(network, source.state_dict())
+    assert ours(images).shape == theirs.shape and not torch.equal(before, ours(images))
+    assert torch.equal(ours(images), source.encoder(resampled(images, 24)))
+    narrow = kinds.network_of(Classifier(classes="kind", encoder=LEARNT), 1, 32, facts)
+    with pytest.raises(InputError, match="3 bands, and these stamps have 1"):
+        begin(narrow, source.state_dict())
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+def test_what_has_learnt_before_learns_more_slowly(optimiser: str) -> None:
+    facts = {"class": {"names": ["a", "b"], "objects": [5, 5]}}
+    network = kinds.network_of(Classifier(classes="kind", encoder=LEARNT), 3, 32, facts)
+    learner = kinds.learner_of(network, Training(optimiser=optimiser))
+    made = _optimiser(learner, learner.training_spec)
+    slow = {
+        id(p) for m in network.modules() if isinstance(m, LearntEncoder) for p in m.parameters()
+    }
+    for group in made.param_groups:
+        for parameter in group["params"]:
+            assert group["share"] == (0.25 if id(parameter) in slow else 1.0)
+    told = sum(len(group["params"]) for group in made.param_groups)
+    assert told == len(list(learner.parameters()))
+
+
+def test_a_start_is_read_with_the_survey(tmp_path: Path) -> None:
+    read = survey.load(pair(tmp_path))
+    assert read.start is not None and read.start.name == "first"
+    assert read.model.encoder == LEARNT  # type: ignore[union-attr]
+    first = survey.load(tmp_path / "first.toml")
+    assert survey.before(read.start) == survey.Survey(
+        name="first", sample=first.sample, archive=first.archive, prepare=first.prepare,
+        model=first.model, training=first.training,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"start": "nowhere.toml"}, "nowhere.toml: there is no such survey file"),
+        ({"second": SECOND.replace('"learnt", share = 0.25', '"cnn"')}, "kind 'learnt' in"),
+        ({"second": SECOND.replace("share", "pixels")}, "leave 'pixels' out"),
+        (
+            {"first": 'kind = "autoencoder"\nlatent = 4\n'},
+            "kind 'autoencoder'; name a survey",
+        ),
+        ({"start": "second.toml"}, "starts with the network of another survey itself"),
+    ],
+)
+def test_a_start_that_cannot_be_is_said_in_one_sentence(
+    tmp_path: Path, changed: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        survey.load(pair(tmp_path, **changed))
+
+
+def test_learnt_encoders_need_a_start(tmp_path: Path) -> None:
+    path = pair(tmp_path)
+    path.write_text(path.read_text().removeprefix('start = "first.toml"\n'))
+    with pytest.raises(InputError, match="the path of a survey file is missing"):
+        survey.load(path)
+
+
+def test_the_first_network_is_trained_once_and_decides_the_second(tmp_path: Path) -> None:
+    sky.draw(tmp_path / "sky", objects=120)
+    second = pair(tmp_path)
+    store = tmp_path / "w" / "store" / "model"
+    run_chain(second, tmp_path / "w")
+    trained = {path.parent for path in store.glob("*/manifest.json")}
+    assert len(trained) == 2
+    assert not (tmp_path / "w" / "releases" / "first").exists()  # a network, not a release
+    run_chain(tmp_path / "first.toml", tmp_path / "w", until="train")
+    assert {path.parent for path in store.glob("*/manifest.json")} == trained
+    # The other way round: the same bytes.
+    run_chain(tmp_path / "first.toml", tmp_path / "other", until="train")
+    run_chain(second, tmp_path / "other")
+    assert labels(tmp_path / "w", name="second") == labels(tmp_path / "other", name="second")
+    # What was learnt there is where the second begins, and another start is another network.
+    described = {path: checkpoints.description(path)["model"]["kind"] for path in trained}
+    (ours,) = (path for path, kind in described.items() if kind == "classifier")
+    (theirs,) = (path for path, kind in described.items() if kind == "contrastive")
+    began, ended = checkpoints.weights(theirs), checkpoints.weights(ours)
+    name = "backbone.layers.0.weight"
+    first, last = began[f"encoder.{name}"], ended[f"backbone.pooled.{name}"]
+    assert first.shape == last.shape
+    moved = float((first - last).norm() / first.norm())
+    assert 0 < moved < 0.2  # fresh weights would be farther away than their own length
+    pair(tmp_path, first=FIRST.replace("epochs = 2", "epochs = 1"))
+    run_chain(second, tmp_path / "w", until="train")
+    assert len({path.parent for path in store.glob("*/manifest.json")}) == 4
+    assert np.isfinite(last.numpy()).all()
