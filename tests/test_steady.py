@@ -27,7 +27,7 @@ from tests import sky as drawn
 from tests.running import run_chain
 from tests.test_stop import MODEL
 
-STEADY = "steady = { objects = 60, times = 2, epochs = 200, hidden = 16 }\n"
+STEADY = "steady = { objects = 60, times = 2, epochs = 200, hidden = 16, networks = 2 }\n"
 
 
 def test_conditions_are_drawn_of_the_id_alone_and_within_their_limits() -> None:
@@ -58,9 +58,9 @@ def test_a_rule_forgives_what_drifts_where_a_mixture_does_not() -> None:
     learnt, judged = slice(0, 1000), slice(1000, 2000)
     layers = _learnt(
         np.concatenate([x[learnt], drifted[learnt]]), np.tile(wanted[learnt], (2, 1)),
-        Steady(hidden=16, epochs=10),
+        Steady(hidden=16, epochs=10), 0,
     )  # fmt: skip
-    rule = Rule(None, layers)  # type: ignore[arg-type]
+    rule = Rule(None, (layers,))  # type: ignore[arg-type]
     before, after = rule.posterior(x[judged]), rule.posterior(drifted[judged])
     flipped = (before.argmax(1) != after.argmax(1)).mean()
     theirs = mixture.posterior(drifted[judged])[0].argmax(1) != wanted[judged].argmax(1)
@@ -74,7 +74,7 @@ def test_no_batch_changes_a_bit_of_a_membership() -> None:
     layers = tuple(
         (random.normal(size=(a, b)), random.normal(size=b)) for a, b in itertools.pairwise(sizes)
     )
-    rule = Rule(None, layers)  # type: ignore[arg-type]
+    rule = Rule(None, (layers, layers))  # type: ignore[arg-type]
     x = random.normal(size=(rules.BLOCK + 37, 5))
     whole = rule.posterior(x)
     assert np.array_equal(whole[rules.BLOCK - 5 :], rule.posterior(x[rules.BLOCK - 5 :]))

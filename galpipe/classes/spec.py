@@ -70,9 +70,10 @@ class Steady:
     psf: float = Field(default=1.7, ge=1)  # x the FWHM, at most
     fwhm: float = Field(default=3.0, gt=0)  # of the archive's PSF, in cutout pixels
     axes: int = Field(default=60, ge=1)  # principal axes of the embedding that the rule sees
-    hidden: int = Field(default=128, ge=1)  # numbers of each of its two inner layers
+    networks: int = Field(default=4, ge=1)  # whose memberships are averaged
+    hidden: int = Field(default=64, ge=1)  # numbers of each of their two inner layers
     dropout: float = Field(default=0.2, ge=0, lt=1)  # of these, in learning
-    epochs: int = Field(default=40, ge=1)  # of its learning
+    epochs: int = Field(default=40, ge=1)  # of the learning
     learning_rate: float = Field(default=2e-3, gt=0)  # the highest of a cycle
     weight_decay: float = Field(default=0.01, ge=0)  # of AdamW
     seed: int = Field(default=0, ge=0)  # of the conditions, the noise and the learning

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from galpipe.classes.anew.degrading import Worse
 from galpipe.classes.anew.observing import Observer, degrade
 from galpipe.classes.features import Reason, fit_vectors, stored
-from galpipe.classes.rule import Rule
+from galpipe.classes.rule import Layers, Rule
 from galpipe.classes.spec import Clustering, Steady
 from galpipe.stages import Context
 from galpipe.workspace import Ref, Workspace
@@ -106,13 +106,16 @@ def fit(
         usable = reason == Reason.ASSIGNED
         inputs.append(values[usable])
         targets.append(target[seen.rows[usable]])
-    rule = Rule(vectors, _learnt(np.concatenate(inputs), wanted[np.concatenate(targets)], steady))
+    shown, asked = np.concatenate(inputs), wanted[np.concatenate(targets)]
+    rule = Rule(
+        vectors, tuple(_learnt(shown, asked, steady, one) for one in range(steady.networks))
+    )
     given = rule.posterior(inputs[0])
     same = given.argmax(axis=1) == wanted.argmax(axis=1)
     facts, _ = stored(vectors)
     told = {
         "vectors": facts,
-        "layers": len(rule.layers),
+        "networks": len(rule.networks),
         "objects": len(chosen),
         "seen_worse": sum(len(one) for one in inputs[1:]),
         "as_mixture": float(same.mean()),  # share of training objects
@@ -150,17 +153,15 @@ def _see(work: _Again) -> _Seen:
     return _Seen(work.number, work.rows[seen.usable], raw, vector)
 
 
-def _learnt(
-    inputs_NU: Floats, wanted_NK: Floats, spec: Steady
-) -> tuple[tuple[Floats, Floats], ...]:
-    """Weights and offsets of the layers: cross-entropy with the wanted memberships, by AdamW."""
+def _learnt(inputs_NU: Floats, wanted_NK: Floats, spec: Steady, number: int) -> Layers:
+    """The layers of the `number`-th network: cross-entropy with what is wanted, by AdamW."""
     import torch
     from torch import nn
 
     from galpipe.models.engine.arithmetic import fixed_arithmetic, seed_all
 
     with fixed_arithmetic(1):
-        seed_all(spec.seed)
+        seed_all(spec.seed, number)
         inputs = torch.from_numpy(inputs_NU).float()
         wanted = torch.from_numpy(wanted_NK).float()
         sizes = [inputs.shape[1], spec.hidden, spec.hidden, wanted.shape[1]]
