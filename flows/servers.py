@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import flows
+from flows import empty_database
 from galpipe.errors import InputError
 from galpipe.workspace import write_json
 
@@ -119,6 +120,7 @@ def prefect_home(root: Path) -> Path:
 def start_prefect(root: Path, port: int = 0, dashboard: bool = False) -> Server:
     """Start a Prefect server on the workspace's own database, with its dashboard where asked."""
     home = prefect_home(root)
+    empty_database.give(home)
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
@@ -187,6 +189,7 @@ class PrefectApi:
     def wait(self) -> None:
         if self.own is not None:
             self.own.wait()
+            empty_database.keep(prefect_home(self.root))
         elif self.given and not answers(self.url.rstrip("/") + "/health", timeout=10.0):
             raise InputError(
                 f"PREFECT_API_URL is {self.url}, and no Prefect server answers there; "

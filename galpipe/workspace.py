@@ -34,6 +34,13 @@ MANIFEST = "manifest.json"
 OPEN_RUN = "open-run.json"  # there while a run is open; found by the next one: it was killed
 
 
+def cache_folder() -> Path:
+    """What no workspace owns and any may use: $GALPIPE_CACHE, or the user's folder for caches."""
+    import platformdirs
+
+    return Path(os.environ.get("GALPIPE_CACHE") or platformdirs.user_cache_dir("galpipe"))
+
+
 @dataclass(frozen=True)
 class Ref:
     """A committed output: the stage that made it and the digest of its inputs."""

@@ -9,19 +9,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
-
 from galpipe.errors import InputError
 from galpipe.sky.spec import SkySpec
 from galpipe.spec import digest, identity
 from galpipe.stages import Progress
+from galpipe.workspace import cache_folder
 
 MANIFEST = "manifest.json"
-
-
-def cache_folder() -> Path:
-    """$GALPIPE_CACHE, or the user's own folder for caches."""
-    return Path(os.environ.get("GALPIPE_CACHE") or platformdirs.user_cache_dir("galpipe"))
 
 
 def sky_folder(spec: SkySpec) -> Path:

@@ -7,9 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
-from galpipe.sky.cache import MANIFEST, cache_folder
+from galpipe.sky.cache import MANIFEST
 from galpipe.sky.mast_spec import FieldSpec
 from galpipe.spec import digest, identity
+from galpipe.workspace import cache_folder
 
 
 def cached_field(spec: FieldSpec) -> Path:
