@@ -20,7 +20,7 @@ from PIL import Image
 
 from galpipe import releases, survey
 from galpipe.catalogue import credit, references
-from galpipe.catalogue.report import charts, fractions, latent, pictures
+from galpipe.catalogue.report import charts, classification, fractions, latent, pictures
 from galpipe.catalogue.report.release import About, Inputs, _magnitude
 from galpipe.catalogue.report.stage import FILES, report
 from galpipe.errors import InputError
@@ -434,3 +434,22 @@ def test_a_button_copies_the_references(
         document.querySelector('[data-copy=bibtex]').click();
         await new Promise(done => setTimeout(done, 100)); return got; })()"""
     assert page.value(copied) == (make(*rich) / "references.bib").read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "facts", "who", "what"),
+    [
+        ({"kind": "contrastive", "measured": ["gini"]}, {"measured": {}},
+         "A contrastive network with 1,200 parameters", "labels, with their measured columns"),
+        ({"kind": "contrastive", "measured": []}, {}, "A contrastive network", "without labels"),
+        ({"kind": "autoencoder", "latent": 8}, {}, "An autoencoder with 8", "without labels"),
+        ({"kind": "regression"}, {"value": {}}, "A regression network", "the table says"),
+        ({"kind": "classifier", "classes": "kind"}, {"class": {}}, "A classifier", "column 'kind'"),
+    ],
+)  # fmt: skip
+def test_the_page_says_what_a_network_learnt_from(
+    model: dict[str, Any], facts: dict[str, Any], who: str, what: str
+) -> None:
+    network = {"model": model, "facts": facts, "parameters": 1200}
+    assert classification.network_words(network).startswith(who)
+    assert what in classification.what_it_learnt(network)

@@ -125,7 +125,7 @@ def test_a_release_is_labelled_by_its_rule(tmp_path: Path, on: str) -> None:
     told = facts["steady"]
     assert told["objects"] == 60 and 100 <= told["seen_worse"] <= 120
     assert 0.7 < told["as_mixture"] <= 1.0
-    assert any("learnt the mixture's" in note for note in facts["notes"])
+    assert any("learnt those of the mixture" in note for note in facts["notes"])
     seen = observer.see(observer.cutouts, observer.preparation)
     plain = replace(fitted, rule=None).memberships(seen.columns, seen.arrays.get("vector"))
     ours = fitted.memberships(seen.columns, seen.arrays.get("vector"))

@@ -135,9 +135,9 @@ def _fitted(
             context, spec, stamps, embeddings, names, wanted, (raw, embedding), train, memberships
         )
         notes.append(
-            f"labels are given by a rule that learnt the mixture's of {fitted_on} training objects "
-            f"and of {steadied['objects']} of them seen worse; it gives "
-            f"{steadied['as_mixture']:.0%} the label that the mixture gives"
+            "labels are given by a rule that learnt those of the mixture "
+            f"on {fitted_on:,} training objects, {steadied['objects']:,} of them degraded as well; "
+            f"{steadied['as_mixture']:.0%} of them keep the mixture's label"
         )
     assigned = memberships.argmax(axis=1)
     natural = {} if raw is None else {n: raw[train, i] for i, n in enumerate(wanted)}

@@ -11,7 +11,8 @@ from galpipe.catalogue.report.release import Release
 
 KINDS = {  # in words, where the name in a survey file is none
     "vade": "VaDE network", "vae": "VAE", "cvae": "CVAE", "cvae2": "CVAE", "fancy_cvae": "CVAE",
-    "flow_vae": "VAE with a flow",
+    "flow_vae": "VAE with a flow", "contrastive": "contrastive network",
+    "votes": "network of votes", "regression": "regression network",
 }  # fmt: skip
 
 
@@ -53,6 +54,8 @@ def what_it_learnt(network: Mapping[str, Any]) -> str:
     model = network["model"]
     if model["kind"] == "classifier":
         return f"with the classes of the column {model['classes']!r}"
+    if model["kind"] == "contrastive":
+        return "without labels" + (", with their measured columns" if model["measured"] else "")
     learnt = [name for name in network["facts"] if name != "condition"]
     return "with what the table says of them" if learnt else "without labels"
 
