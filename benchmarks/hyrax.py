@@ -38,8 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Training beside Hyrax, in one run.")
     parser.add_argument("--hyrax-python", required=True, help="the python of Hyrax's environment")
     parser.add_argument("--objects", type=int, default=2560, help="stamps per epoch")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32",
+        help="of galpipe's arithmetic; Hyrax's is float32",
+    )  # fmt: skip
     given = parser.parse_args()
-    training = Training(threads=1, learning_rate=1e-6, rate=Constant())
+    training = Training(threads=1, learning_rate=1e-6, rate=Constant(), precision=given.precision)
     with tempfile.TemporaryDirectory() as folder, fixed_arithmetic(1):
         work = Path(folder)
         workspace = Workspace.open(work / "workspace")
@@ -96,7 +100,7 @@ def main() -> None:
     ratios = theirs / ours
     print(
         f"Hyrax {np.median(theirs):.2f} s, galpipe {np.median(ours):.2f} s per epoch of "
-        f"{given.objects}: galpipe is {np.median(ratios):.3f} times as fast ({ratios.min():.3f} "
+        f"{given.objects}, {given.precision}: galpipe is {np.median(ratios):.3f} times as fast ({ratios.min():.3f} "
         f"to {ratios.max():.3f})"
     )
 
