@@ -100,8 +100,8 @@ def main() -> None:
     ratios = theirs / ours
     print(
         f"Hyrax {np.median(theirs):.2f} s, galpipe {np.median(ours):.2f} s per epoch of "
-        f"{given.objects}, {given.precision}: galpipe is {np.median(ratios):.3f} times as fast ({ratios.min():.3f} "
-        f"to {ratios.max():.3f})"
+        f"{given.objects}, {given.precision}: galpipe is {np.median(ratios):.3f} times as fast "
+        f"({ratios.min():.3f} to {ratios.max():.3f})"
     )
 
 

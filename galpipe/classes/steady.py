@@ -47,6 +47,9 @@ class _Again:
 
 @dataclass(frozen=True)
 class _Seen:
+    """What came of them; those without a usable stamp are left out."""
+
+    asked: int  # objects
     number: int
     rows: Rows
     raw: Floats
@@ -96,7 +99,7 @@ def fit(
     again: list[_Seen] = []
     for seen in context.network_map(_see, work):
         again.append(seen)
-        context.progress.advance(len(seen.rows))
+        context.progress.advance(seen.asked)
     context.progress.finish()
     again.sort(key=lambda seen: (seen.number, seen.rows[0] if len(seen.rows) else -1))
     own = None if raw is None else raw[train], None if embedding is None else embedding[train]
@@ -141,7 +144,7 @@ def worse(spec: Steady, number: int, object_id: Any) -> Worse:
 
 
 def _see(work: _Again) -> _Seen:
-    """Degrade, prepare and embed some objects; those without a usable stamp then are left out."""
+    """Degrade, prepare and embed some objects."""
     workspace, spec = Workspace(work.root), work.spec
     observer = Observer(workspace, work.stamps, work.embeddings, work.rows)
     conditions = [worse(spec, work.number, one) for one in observer.cutouts.ids]
@@ -150,7 +153,7 @@ def _see(work: _Again) -> _Seen:
     )
     vector = seen.arrays["vector"][seen.usable] if work.embeddings is not None else None
     raw = seen.columns(work.columns)[seen.usable]
-    return _Seen(work.number, work.rows[seen.usable], raw, vector)
+    return _Seen(len(work.rows), work.number, work.rows[seen.usable], raw, vector)
 
 
 def _learnt(inputs_NU: Floats, wanted_NK: Floats, spec: Steady, number: int) -> Layers:

@@ -47,9 +47,9 @@ def train(
 
     Addressed by what it learns from (stamp parts, the rows of each split, the values of what is
     learnt of them), so that the same stamps reuse it.  `start` is the model whose weights learnt
-    encoders begin with.  Its whole state is kept on the way: a run
-    that is killed ends with the same bytes.  Raises InputError where the training split is too
-    small, the network does not fit the stamps or the loss is not finite.
+    encoders begin with.  Its whole state is kept on the way: a run that is killed ends with the
+    same bytes.  Raises InputError where the training split is too small, the network does not fit
+    the stamps or the loss is not finite.
     """
     workspace = context.workspace
     splits, targets = learnt_from(context, model, stamps, catalogue)
