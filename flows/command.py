@@ -7,6 +7,7 @@ stays.  After a forced end, `kill -9` or not, the next run closes what is open t
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.servers import client_settings, prefect_api
+from flows.servers import client_settings, full, prefect_api
 from flows.session import session
 from flows.signals import answered
 from galpipe.chain import STAGES
@@ -79,6 +80,9 @@ def run(
         # the library's names; both mean the same.
         if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "TerminationSignal":
             raise Interrupted("interrupted") from None
+        # A server that cannot write on a full disk refuses to say so.
+        if type(error).__module__.startswith("prefect.") and full(root):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root)) from None
         raise
     return summary
 

@@ -62,7 +62,7 @@ class Server:
             ended = self.process.poll() is not None
             if ended or time.monotonic() > limit:
                 self.stop()
-                if shutil.disk_usage(self.log.parent).free < LEAST_SPACE:
+                if full(self.log.parent, LEAST_SPACE):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.log))
                 how = "ended" if ended else f"did not answer within {START_LIMIT:.0f} s"
                 raise InputError(f"the {self.name} server {how}; its log is {self.log}.")
@@ -112,6 +112,11 @@ def start(
     return Server(name, bound, health, process, log)
 
 
+def full(folder: Path, least: int = 2**20) -> bool:
+    """Whether the disk of a folder has less space left than `least` bytes."""
+    return folder.exists() and shutil.disk_usage(folder).free < least
+
+
 def prefect_home(root: Path) -> Path:
     """Where Prefect keeps its database and settings for a workspace."""
     return root.absolute() / "prefect"
@@ -120,6 +125,9 @@ def prefect_home(root: Path) -> Path:
 def start_prefect(root: Path, port: int = 0, dashboard: bool = False) -> Server:
     """Start a Prefect server on the workspace's own database, with its dashboard where asked."""
     home = prefect_home(root)
+    home.mkdir(parents=True, exist_ok=True)
+    if full(home, LEAST_SPACE):  # it would start, and refuse every change
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home))
     empty_database.give(home)
     environment = {
         "PREFECT_HOME": str(home),

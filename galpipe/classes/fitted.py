@@ -38,9 +38,9 @@ class Clusters:
 
     mixture: Mixture | None  # None: there was nothing to fit to, and nobody is assigned
     vectors: Vectors | None
-    rule: Rule | None  # gives the posterior in place of the mixture
     faintest: float
     facts: Mapping[str, Any]  # the whole of clusters.json
+    rule: Rule | None = None  # gives the posterior in place of the mixture
 
     def memberships(
         self, columns: Callable[[Sequence[str]], Floats], embedding: Floats | None
@@ -86,12 +86,12 @@ def load_clusters(workspace: Workspace, clusters: Ref) -> Clusters:
     place = workspace.place(clusters)
     facts = json.loads((place / FACTS).read_text())
     if not facts["components"]:
-        return Clusters(None, None, None, facts["faintest"], facts)
+        return Clusters(None, None, facts["faintest"], facts)
     arrays = read_arrays(place / ARRAYS)
     mixture = Mixture(arrays["weights"], arrays["means"], arrays["covariances"])
     rule = None if facts.get("steady") is None else restored(facts["steady"], arrays)
     vectors = restored_vectors(facts["vectors"], arrays)
-    return Clusters(mixture, vectors, rule, facts["faintest"], facts)
+    return Clusters(mixture, vectors, facts["faintest"], facts, rule)
 
 
 def part_vectors(
