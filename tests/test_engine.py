@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,28 @@ def test_killed_at_any_step_it_ends_with_the_same_bytes(
         break
     assert kills >= 3
     assert found == expected
+
+
+def test_killed_while_an_epoch_is_judged_it_tells_the_same(
+    part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All steps of the epoch are taken and kept; what was said of them is not."""
+    training = changed(PLAIN, save_every=0.0, rate={"kind": "exponential", "final": 1e-4})
+    expected = run(begin(tmp_path / "undisturbed", part, training))
+    going_on = begin(tmp_path / "killed", part, training)
+    judge = going_on.learner.judge
+
+    def killed(batches: Iterable[Batch], epoch: Epoch) -> dict[str, float]:
+        if epoch.number == 1:
+            raise Killed
+        return judge(batches, epoch)
+
+    monkeypatch.setattr(going_on.learner, "judge", killed)
+    with pytest.raises(Killed):
+        run(going_on)
+    again = begin(tmp_path / "killed", part, training)
+    assert (again.state.epochs, again.state.step) == (1, again.material.steps)
+    assert run(again) == expected
 
 
 def test_a_damaged_or_foreign_state_is_told_and_begun_anew(part: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ class Fitting:
             record |= self.group.told(self._validated(epoch) if self.group.rank == 0 else None)
             _refuse_endless(record, epoch)
             record |= {"phase": epoch.phase, "weight": epoch.weight}
-            record["learning_rate"] = self._steps.optimiser.param_groups[0]["lr"]
+            record["learning_rate"] = self._rate(epoch, self.material.steps - 1)
             self._ended(record)
             tell(epoch, record, speed)
         if self._steps.average is not None:
@@ -119,7 +119,7 @@ class Fitting:
 
     def _learn(self, epoch: Epoch, meter: Meter, note: Callable[[str], None]) -> Record:
         """The steps of an epoch that are left; the means over its images."""
-        state, group, steps = self.state, self.group, self.material.steps
+        state, group = self.state, self.group
         batches = itertools.islice(self.material.shuffled(epoch.number), state.step, None)
         self.learner.train()
         # On the device, so that no step waits for a number; always added up in the same order.
@@ -127,18 +127,16 @@ class Fitting:
             name: torch.tensor(sums[group.rank], dtype=torch.float64)
             for name, sums in state.sums.items()
         }
-        watched = self._watched()
         for stored, targets in meter.waiting(prefetched(batches)):
             meter.volume += stored.nbytes
-            at = epoch.number * steps + state.step
-            rate = rate_at(self.training, at, steps, len(self.epochs), watched)
+            rate = self._rate(epoch, state.step)
             for one in self._steps.optimiser.param_groups:
                 one["lr"] = rate * one["share"]
             for name, value in self._take(stored, targets, epoch).items():
                 there = totals.get(name)
                 totals[name] = value.double() if there is None else there.to(value.device) + value
             if self._steps.average is not None:
-                self._steps.average.update(at)
+                self._steps.average.update(epoch.number * self.material.steps + state.step)
             state.step += 1
             state.count += len(stored) * group.size
             now = time.monotonic()
@@ -147,10 +145,16 @@ class Fitting:
                 self._save()
             if now - self._noted >= NOTE_EVERY:
                 self._noted = now
-                note(f"step {state.step} of {steps}")
+                note(f"step {state.step} of {self.material.steps}")
         self._sum(totals)
         self.learner.eval()
         return {f"train_{name}": sum(v) / state.count for name, v in state.sums.items()}
+
+    def _rate(self, epoch: Epoch, step: int) -> float:
+        """The learning rate at a step of the epoch that is not whole."""
+        steps = self.material.steps
+        at = epoch.number * steps + step
+        return rate_at(self.training, at, steps, len(self.epochs), self._watched())
 
     def _sum(self, totals: dict[str, Tensor]) -> None:
         """Take the sums of the epoch so far, rank by rank, into the state."""
