@@ -69,7 +69,7 @@ def test_learnt_features_are_those_of_the_survey_they_come_from() -> None:
     assert ours(images).shape == theirs.shape and not torch.equal(before, ours(images))
     assert torch.equal(ours(images), source.encoder(resampled(images, 24)))
     narrow = kinds.network_of(Classifier(classes="kind", encoder=LEARNT), 1, 32, facts)
-    with pytest.raises(InputError, match="3 bands, and these stamps have 1"):
+    with pytest.raises(InputError, match="other images than these stamps of 1 bands and 32 pixels"):
         begin(narrow, source.state_dict())
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from galpipe.errors import InputError
 from galpipe.models.backbones.backbone import Backbone
 from galpipe.models.backbones.grid import resampled
 from galpipe.models.backbones.pooling import Pooled
 from galpipe.models.backbones.spec import Learnt
+from galpipe.models.network import Network
 
 OWN = "encoder."  # before the names of its weights in the network that they come from
 
@@ -34,7 +35,7 @@ class LearntEncoder(Backbone):
         return found
 
 
-def begin(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def begin(network: Network, weights: Mapping[str, Tensor]) -> None:
     """Give every learnt encoder of a network the weights of the survey it starts with.
 
     Raises InputError where these are of other images.
@@ -43,12 +44,10 @@ def begin(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for module in network.modules():
         if not isinstance(module, LearntEncoder):
             continue
-        mine = module.pooled.state_dict()
-        first = next(name for name, w in mine.items() if w.ndim == 4)
-        if own[first].shape != mine[first].shape:
+        if any(own[name].shape != w.shape for name, w in module.pooled.state_dict().items()):
             raise InputError(
-                f"start: its network has learnt images of {own[first].shape[1]} bands, and these "
-                f"stamps have {mine[first].shape[1]}; start with a survey of the same bands."
+                f"start: its network has learnt other images than these stamps of {network.bands} "
+                f"bands and {network.size} pixels; start with a survey of the same bands and size."
             )
         with torch.no_grad():
             module.pooled.load_state_dict(own)
