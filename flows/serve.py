@@ -15,7 +15,7 @@ from pathlib import Path
 from flows.servers import Server, announce, prefect_home, start, start_prefect, withdraw
 from flows.signals import answered
 from galpipe.errors import InputError
-from galpipe.tracking import server_environment
+from galpipe.tracking import DATABASE, EMPTY, server_environment
 from galpipe.workspace import Workspace
 
 MLFLOW_APP = "mlflow.server.fastapi_app:app"
@@ -87,6 +87,7 @@ def worker_environment(root: Path, api: str) -> dict[str, str]:
 def start_mlflow(root: Path, port: int = 0) -> Server:
     """Start an MLflow server on the workspace's own store."""
     log = root.absolute() / "mlflow" / "server.log"
+    EMPTY.give(root.absolute() / DATABASE)
     return start("MLflow", MLFLOW_APP, "/health", port, server_environment(root), log)
 
 

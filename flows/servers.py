@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import flows
-from flows import empty_database
+from galpipe.empty_database import Empty
 from galpipe.errors import InputError
 from galpipe.workspace import write_json
 
@@ -34,6 +34,12 @@ START_LIMIT = 90.0  # seconds; a first start makes the database: 7 s on two idle
 STOP_LIMIT = 4.0
 LEAST_SPACE = 8 * 2**20  # bytes a server needs for its database
 SERVE_FILE = "serve.json"
+DATABASE = "prefect.db"  # in Prefect's home
+EMPTY = Empty(
+    "prefect",
+    ("alembic_version",),
+    ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"),
+)
 
 
 def answers(address: str, timeout: float = 1.0) -> bool:
@@ -128,7 +134,7 @@ def start_prefect(root: Path, port: int = 0, dashboard: bool = False) -> Server:
     home.mkdir(parents=True, exist_ok=True)
     if full(home, LEAST_SPACE):  # it would start, and refuse every change
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home))
-    empty_database.give(home)
+    EMPTY.give(home / DATABASE)
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
@@ -197,7 +203,7 @@ class PrefectApi:
     def wait(self) -> None:
         if self.own is not None:
             self.own.wait()
-            empty_database.keep(prefect_home(self.root))
+            EMPTY.keep(prefect_home(self.root) / DATABASE)
         elif self.given and not answers(self.url.rstrip("/") + "/health", timeout=10.0):
             raise InputError(
                 f"PREFECT_API_URL is {self.url}, and no Prefect server answers there; "

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from galpipe.empty_database import Empty
 from galpipe.errors import InputError
 
 FLUSH_EVERY = 2.0  # seconds: metrics in between are written together (5 ms a batch on SQLite)
@@ -25,6 +26,8 @@ SAMPLE_EVERY = 5.0  # seconds between two samples of processor, memory, disk and
 PARAMETER_LENGTH = 6000  # characters MLflow takes
 BATCH = 100  # parameters or tags MLflow takes at once; it takes 1000 metrics
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the dashboard's view of it
+DATABASE = "mlflow.db"  # in the workspace
+EMPTY = Empty("mlflow", ("alembic_version", "workspaces"))
 FORBIDDEN = re.compile(r"[^\w\-. /:]")  # characters MLflow refuses in names
 
 
@@ -128,7 +131,12 @@ class MlflowTracker:
 
             for logger in ("mlflow", "alembic"):
                 logging.getLogger(logger).setLevel(logging.WARNING)
+            own = self.folder / DATABASE if self.uri == store_uri(self.folder) else None
+            if own is not None:
+                EMPTY.give(own)
             self._client = mlflow.MlflowClient(self.uri)
+            if own is not None:
+                EMPTY.keep(own)
         return self._client
 
     def _experiment(self) -> str:
@@ -262,7 +270,7 @@ class MlflowRun:
 
 def store_uri(workspace: Path) -> str:
     """The address of a workspace's own store."""
-    return f"sqlite:///{workspace.absolute() / 'mlflow.db'}"
+    return f"sqlite:///{workspace.absolute() / DATABASE}"
 
 
 def server_environment(workspace: Path) -> dict[str, str]:

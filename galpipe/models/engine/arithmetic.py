@@ -22,13 +22,14 @@ def fixed_arithmetic(threads: int) -> Iterator[None]:
 
     torch's own random numbers are the caller's again afterwards.
     """
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     fresh: Any = deterministic  # its setting is a property that no type checker sees
     filled = fresh.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS is not deterministic
     keep_freed_memory()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # As `use_deterministic_algorithms` does, which imports torch's compiler (1.5 s) to tell it too.
+    torch.set_deterministic_debug_mode("error")
     # By default fresh memory is filled with NaN then, which finds mistakes and costs a pass each.
     fresh.fill_uninitialized_memory = False
     try:
@@ -36,7 +37,7 @@ def fixed_arithmetic(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_deterministic_debug_mode(before[1])
         fresh.fill_uninitialized_memory = filled
 
 

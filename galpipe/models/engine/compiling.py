@@ -29,7 +29,7 @@ def compiled(module: nn.Module, device: torch.device) -> nn.Module:
                 f"[training] compile = true needs a C++ compiler on a CPU, and there is no "
                 f"{compiler!r}; install one, name one in CXX, or leave compile out."
             )
-    made: nn.Module = torch.compile(module)  # type: ignore[assignment]
+    made: nn.Module = torch.compile(module, options={"deterministic": True})  # type: ignore[assignment]
     return made
 
 
