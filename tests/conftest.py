@@ -10,7 +10,11 @@ import pytest
 from tests import sky
 
 # The files that take longest, which several processes at once had better begin with.
-LONGEST = ("test_stop", "test_deploy", "test_processes", "test_docs", "test_cli", "test_stress")
+LONGEST = (
+    "test_stop", "test_deploy", "test_processes", "test_generate", "test_chain", "test_docs",
+    "test_cli", "test_faults", "test_vo", "test_ranks", "test_sky_drawing", "test_retry",
+    "test_sdss_fields", "test_sdss", "test_steady", "test_stress",
+)  # fmt: skip
 
 
 @pytest.hookimpl(trylast=True)
