@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -189,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = _command(commands, "generate", command.TEXT, command.EXAMPLES)
     _workspace(generate)
     command.options(generate)
+    generate.set_defaults(command=_generate)
 
     sky = commands.add_parser(
         "sky", help="the simulated sky", description="The simulated sky that comes with galpipe."
@@ -416,6 +418,14 @@ def _diff(options: argparse.Namespace) -> int:
     for change in found["transitions"]:
         print(f"  {change['objects']:>8}  {change['old']} -> {change['new']}")
     return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from flows.dask_map import DaskMap
+    from galpipe.catalogue.synthetic.command import run
+
+    with contextlib.closing(DaskMap()) as spread:
+        return run(options, spread)
 
 
 def _sky(options: argparse.Namespace) -> int:

@@ -6,6 +6,10 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from galpipe.stages import ShardMap
 
 TEXT = "new galaxies drawn by a release's model, and their morphology against real ones"
 EXAMPLES = """\
@@ -57,16 +61,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
     )
-    parser.set_defaults(command=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Draw, write, judge; returns the exit code."""
+def run(options: argparse.Namespace, spread: ShardMap) -> int:
+    """Draw, write, judge by the processes that `spread` has; returns the exit code."""
     from galpipe import releases, survey
     from galpipe.catalogue.synthetic.request import Request
     from galpipe.catalogue.synthetic.stage import generate
     from galpipe.progress import choose
-    from galpipe.stages import Silent
+    from galpipe.stages import Context, Silent
     from galpipe.workspace import Workspace
 
     workspace = Workspace.open(options.workspace, create=False)
@@ -80,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     target = options.output or Path(f"{record['survey']}-{record['release']}-generated")
     progress = Silent() if options.json else choose()
-    found = generate(workspace, record, request, target, options.judged, progress)
+    context = Context(workspace, map=spread, progress=progress)
+    found = generate(context, record, request, target, options.judged)
     if options.json:
         print(json.dumps(found))
         return 0

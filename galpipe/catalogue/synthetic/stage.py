@@ -21,11 +21,11 @@ from galpipe.models.checkpoints import load_model
 from galpipe.models.engine.arithmetic import fixed_arithmetic
 from galpipe.models.spec import VIEWS
 from galpipe.models.splits import read_splits
-from galpipe.stages import Progress
+from galpipe.stages import Context
 from galpipe.stamps.batches import Selection
 from galpipe.stamps.morphology import columns
 from galpipe.stamps.parts import Part
-from galpipe.workspace import Ref, Workspace, write_json
+from galpipe.workspace import Ref, write_json
 
 FEWEST = 20  # galaxies of each sample, for figures of them
 LARGEST = 20_000  # training images that are searched for the most like
@@ -34,12 +34,7 @@ Stamps = NDArray[Any]
 
 
 def generate(
-    workspace: Workspace,
-    record: Mapping[str, Any],
-    request: Request,
-    target: Path,
-    judged: int,
-    progress: Progress,
+    context: Context, record: Mapping[str, Any], request: Request, target: Path, judged: int
 ) -> dict[str, Any]:
     """Draw new galaxies into the folder `target`; returns what is said of them.
 
@@ -58,6 +53,7 @@ def generate(
     model, stamps, catalogue = (
         Ref(name, record["refs"][name]) for name in ("model", "stamps", "sample")
     )
+    workspace, progress = context.workspace, context.progress
     network = load_model(workspace.place(model))
     check(request, network)
     if request.normal:
@@ -95,13 +91,12 @@ def generate(
     write_json(partial / "generated.json", source)
     figures = None
     if judged:
-        progress.say(f"generate: measuring {min(judged, request.count)} of them, and real ones")
         view = VIEWS[network.spec.view]
         real = {
             name: _real(splits.selections[name], view, most)
             for name, most in (("train", LARGEST), ("test", judged))
         }
-        figures = _judged(drawn[:judged], real, planes, unit_scale, request.seed, partial)
+        figures = _judged(context, drawn[:judged], real, planes, unit_scale, request.seed, partial)
     if target.exists():
         target.rmdir()
     partial.rename(target)
@@ -109,6 +104,7 @@ def generate(
 
 
 def _judged(
+    context: Context,
     drawn: Stamps,
     real: Mapping[str, Stamps],
     planes: list[str],
@@ -126,8 +122,8 @@ def _judged(
         )
     chosen = real["train"][thinned(np.arange(len(real["train"])), len(real["test"]))]
     with fixed_arithmetic(1):
-        new, held_out, control = (
-            judgement.sample(stamps, unit_scale, planes) for stamps in (drawn, real["test"], chosen)
+        new, held_out, control = judgement.samples(
+            context, [drawn, real["test"], chosen], unit_scale, planes
         )
         figures = judgement.judge(new, held_out, control, real["train"], unit_scale, seed)
     write_json(folder / "judgement.json", figures)
