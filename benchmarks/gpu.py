@@ -3,7 +3,7 @@
     python -m benchmarks.gpu [--objects 32768] [--only vade] [--device cuda]
 
 Three networks on blurred noise: VaDE's default and AstroVaDEr's own (`astrovader-paper.toml`) on
-stamps of 128 pixels, the residual classifier of `gz5-classifier.toml` on stamps of 64 pixels in
+stamps of 128 pixels, the residual classifier of `gz5-residual.toml` on stamps of 64 pixels in
 three bands.  Training: epochs as a survey trains, reading a part of uint8 stamps from the disk,
 beside the same steps on a batch that lies on the GPU; what the epochs take longer is the time that
 the GPU waits.  Embedding: the whole stage, its vectors written, beside forward passes alone on
@@ -70,7 +70,7 @@ def main() -> int:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     few = {"initialisation_images": 1000, "initialisation_restarts": 1, "schedule": ONCE}
     paper, as_published = surveyed("astrovader-paper")
-    encoder, its_own = surveyed("gz5-classifier")
+    encoder, its_own = surveyed("gz5-residual")
     networks: dict[str, tuple[str, Any, Training, int, int]] = {
         "vade": ("VaDE, 128 pixels", VaDE(**few), Training(), 1, 128),
         "astrovader": (
