@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -38,10 +38,6 @@ def labels(root: Path, release: str = "r1", name: str = "sky") -> bytes:
     return (root / "releases" / name / release / releases.LABELS).read_bytes()
 
 
-CHAIN = "import sys; from pathlib import Path; from tests.running import run_chain; "
-CHAIN += "run_chain(Path(sys.argv[1]), Path(sys.argv[2]))"
-
-
 def command(*arguments: str | Path) -> list[str]:
     """The galpipe command of this environment."""
     return [sys.executable, "-m", "galpipe", *map(str, arguments)]
@@ -68,26 +64,52 @@ def committed(root: Path) -> int:
     )
 
 
-def kill_after(arguments: list[str], root: Path, commits: int, timeout: float = 120) -> int | None:
-    """Start a command and kill -9 it alone as soon as the workspace holds so many commits.
+def kill_after(process: Started, root: Path, commits: int, timeout: float = 120) -> int | None:
+    """Kill -9 a process alone as soon as the workspace holds so many commits.
 
     Returns its exit code where it ended before, None where it was killed.
     """
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
-    )
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         code = process.poll()
         if code is not None:
             return code
         if committed(root) >= commits:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
             return None
         time.sleep(0.002)
     process.kill()
-    raise TimeoutError(f"{arguments} did not reach {commits} commits in {timeout} s")
+    raise TimeoutError(f"{process} did not reach {commits} commits in {timeout} s")
+
+
+class Started(Protocol):
+    """A process that runs."""
+
+    def poll(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> Any: ...
+
+
+class ForkedChain:
+    """`run_chain` in a process forked from one that has imported what the stages need."""
+
+    def __init__(self, survey_file: Path, root: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "galpipe.catalogue.report.stage", "zarr"])
+        self._process = context.Process(target=run_chain, args=(survey_file, root))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.join()
 
 
 def processes_of(root: Path) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import galpipe
 from galpipe import releases, survey
 from galpipe.workspace import Workspace
 from tests import sky
-from tests.running import CHAIN, committed, kill_after, labels, run_chain
+from tests.running import ForkedChain, committed, kill_after, labels, run_chain
 
 
 @pytest.fixture(scope="module")
@@ -189,14 +188,15 @@ def test_unusable_images_end_as_status_bits(tmp_path: Path) -> None:
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
     path = undisturbed.parent / "sky.toml"
-    arguments = [sys.executable, "-c", CHAIN, str(path), str(tmp_path / "w")]
+    root = tmp_path / "w"
     kills, commits = 0, 1
-    while kill_after(arguments, tmp_path / "w", commits) is None:
+    while (code := kill_after(ForkedChain(path, root), root, commits)) is None:
         kills += 1
-        assert committed(tmp_path / "w") >= commits  # nothing committed is lost
-        commits = committed(tmp_path / "w") + 2
+        assert committed(root) >= commits  # nothing committed is lost
+        commits = committed(root) + 2
+    assert code == 0
     assert kills >= 5
-    assert labels(tmp_path / "w") == labels(undisturbed)
+    assert labels(root) == labels(undisturbed)
 
 
 def test_labels_of_a_table_on_its_own(sky_folder: Path, tmp_path: Path) -> None:

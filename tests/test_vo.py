@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ from galpipe.stages import Context, ShardMap, serial_map
 from galpipe.stamps.parts import Part
 from galpipe.status import Status
 from galpipe.workspace import Ref, Workspace
-from tests.running import kill_after
+from tests.running import environment, kill_after
 from tests.test_sky_server import FLUX, PIXEL, plant
 
 SAMPLE = Sample(id="objID", id_type="int64", ra="ra", dec="dec")
@@ -738,7 +739,9 @@ def test_a_killed_retrieval_goes_on(sky: Meddled, planted: Path, tmp_path: Path)
     sky.asked.clear()
     values = json.dumps(specs.dump(spec))
     command = [sys.executable, "-c", RETRIEVE, str(tmp_path / "b"), values, str(planted)]
-    kill_after(command, tmp_path / "b", 4)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment())
+    kill_after(process, tmp_path / "b", 4)
     killed = len(sky.asked)
     sky.asked.clear()
     assert fingerprint(*run(tmp_path / "b", spec, objects(planted))) == whole
