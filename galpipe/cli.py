@@ -424,7 +424,7 @@ def _generate(options: argparse.Namespace) -> int:
     from flows.dask_map import DaskMap
     from galpipe.catalogue.synthetic.command import run
 
-    with contextlib.closing(DaskMap()) as spread:
+    with contextlib.closing(DaskMap(options.workers)) as spread:
         return run(options, spread)
 
 

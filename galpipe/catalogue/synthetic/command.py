@@ -56,6 +56,10 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="galaxies measured of the new, the held-out and the training ones (default: 300)",
     )
     parser.add_argument(
+        "--workers", type=_positive, metavar="N",
+        help="processes that measure them (default: one per core)",
+    )  # fmt: skip
+    parser.add_argument(
         "--output", type=Path, metavar="DIR", help="new folder (default: SURVEY-RELEASE-generated)"
     )
     parser.add_argument(
