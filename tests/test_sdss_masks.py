@@ -117,6 +117,15 @@ def test_a_mask_is_read_pixel_for_pixel() -> None:
     assert bit_names()["CR"] == 512 and bit_names()["UNKNOWN"] == 32768
 
 
+def test_spans_that_lie_over_one_another_are_one() -> None:
+    """More of them than the frame has pixels, and some beyond its borders."""
+    spans = [(row, 3 - row, SHAPE[1] + 5) for row in range(-2, 9)] * SHAPE[0]
+    content = server.mask_bytes({"CR": [spans], "SATUR": [spans[:11]]}, RUN, CAMCOL, 100, "g")
+    found, _ = decode_mask(content, NAME, "g", SHAPE)
+    y, x = np.indices(SHAPE)
+    assert (found == np.where((y < 9) & (x >= 3 - y), 512 | 2, 0)).all()
+
+
 def changed(content: bytes, hdu: int, change: Any) -> bytes:
     with fits.open(io.BytesIO(gzip.decompress(content))) as hdus:
         change(hdus[hdu])
