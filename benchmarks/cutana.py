@@ -4,8 +4,8 @@
 
 The same tiles (frames of the simulated sky as plain FITS on this disk), the same catalogue, the
 same machine, two workers each, both to Zarr.  Cutana lives in an environment of its own
-(`pip install cutana`).  galpipe keeps WCS, variance, coverage and status of every object and brings
-the other bands onto the pixels of r; Cutana keeps the pixels of each band where they lie.
+(`pip install cutana`).  galpipe keeps WCS, variance, mask, coverage and status of every object and
+brings the other bands onto the pixels of r; Cutana keeps the pixels of each band where they lie.
 
 Sides take turns, so that what else the machine does falls on both.  "work": two workers that are
 there already.  "whole": from the start of the first process to the end of the last, as a script

@@ -32,8 +32,11 @@ class Local:
     def __exit__(self, *_: object) -> None: ...
 
     def fetch(self, url: str, check: Callable[[bytes], Any]) -> Any:
-        place = self.folder / url.removeprefix(f"{ADDRESS}/")
-        if self.folder.name == "tiles":
+        name = url.removeprefix(f"{ADDRESS}/")
+        place = self.folder / name
+        if name.endswith(".fit.gz"):
+            place = self.folder.with_name("masks") / name
+        elif self.folder.name == "tiles":
             place = place.with_suffix("")
         if not place.exists():
             raise BadImageError(Status.NO_COVERAGE, "the archive has no such file")

@@ -1,8 +1,9 @@
 """galpipe's side of `benchmarks.cutana`: FOLDER OUT BANDS (whole | work) (tiles | packed).
 
-The stage `retrieve` as it is, variance included, but that a frame is read from a folder in place of
-a download, and that `tiles` are not unpacked, since they are not packed.  whole: two Dask workers,
-as a run starts them.  work: two workers that are there already, from the first task to the last.
+The stage `retrieve` as it is, variance and mask included, but that a frame is read from a folder in
+place of a download, and that `tiles` are not unpacked, since they are not packed.  whole: two Dask
+workers, as a run starts them.  work: two workers that are there already, from the first task to the
+last.
 Prints one JSON object.
 """
 
@@ -62,7 +63,7 @@ def run(folder: Path, out: Path, bands: tuple[str, ...], timed: Timed) -> int:
     half = (SIDE // 2 - 0.1) * 0.396 / 2**0.5  # arcsec; a cutout reaches sqrt(2) further
     spec = Sdss(
         bands=bands, sas=ADDRESS, skyserver=ADDRESS, requests_per_minute=None,
-        pixels=Frames(size=FixedSize(half=half), variance=True),
+        pixels=Frames(size=FixedSize(half=half), variance=True, mask=True),
     )  # fmt: skip
     context = Context(Workspace.open(out), map=timed)
     rows = pq.ParquetFile(folder / "objects.parquet").read(columns=["objID", "ra", "dec"])

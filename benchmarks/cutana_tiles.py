@@ -1,6 +1,7 @@
 """What `benchmarks.cutana` cuts: the frames of the simulated sky, unpacked, and its catalogue.
 
 FOLDER/tiles/...        the frames as FITS, where the archive has them, less `.bz2`
+FOLDER/masks/...        their fpM files, as the archive serves them
 FOLDER/packed/...       a link to the drawn sky: the same frames as the archive serves them
 FOLDER/named/...        links to the tiles by names of which Cutana can tell the bands
 FOLDER/objects.parquet  objID, ra, dec, run, camcol, field
@@ -26,9 +27,11 @@ def prepare(folder: Path, galaxies: int) -> int:
     if (folder / "objects.parquet").exists():
         return int(pq.read_metadata(folder / "objects.parquet").num_rows)
     from galpipe.sky.cache import cached  # both sides import SIDE, and draw nothing
+    from galpipe.sky.photo import Photo
     from galpipe.sky.spec import SkySpec
 
     sky = cached(SkySpec(galaxies=galaxies, seed=1))
+    made = Photo(sky)
     (folder / "named").mkdir(parents=True)
     (folder / "packed").symlink_to(sky / "sas")
     for packed in sorted((sky / "sas").rglob("frame-*.fits.bz2")):
@@ -36,6 +39,12 @@ def prepare(folder: Path, galaxies: int) -> int:
         tile.parent.mkdir(parents=True, exist_ok=True)
         tile.write_bytes(bz2.decompress(packed.read_bytes()))
         _, band, run, camcol, field = tile.stem.split("-")
+        mask = f"fpM-{run}-{band}{camcol}-{field}.fit.gz"
+        content = made.file(int(run), int(camcol), mask)
+        assert content is not None, "every frame of the sky has a mask"
+        beside = folder / "masks" / f"dr17/eboss/photo/redux/301/{int(run)}/objcs/{camcol}" / mask
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
         (folder / "named" / f"tile_{run}_{camcol}_{field}_{NAMES[band]}.fits").symlink_to(tile)
     objects = pq.read_table(
         sky / "tables" / "PhotoObjAll.parquet",
