@@ -212,7 +212,8 @@ class Chain:
         refs["report"] = report(
             self.context,
             About(
-                survey.name, survey.title, self.release, survey.archive.kind, survey.archive.bands
+                survey.name, survey.title, self.release, survey.archive.kind, survey.archive.bands,
+                None if survey.start is None else survey.start.name,
             ),
             survey.evaluate,
             survey.publish,

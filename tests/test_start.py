@@ -156,6 +156,8 @@ def test_the_first_network_is_trained_once_and_decides_the_second(tmp_path: Path
     run_chain(tmp_path / "first.toml", tmp_path / "other", until="train")
     run_chain(second, tmp_path / "other")
     assert labels(tmp_path / "w", name="second") == labels(tmp_path / "other", name="second")
+    page = (tmp_path / "w" / "releases" / "second" / "r1" / "report.html").read_text()
+    assert "begun with what the network of first had learnt, was trained on" in page
     # What was learnt there is where the second begins, and another start is another network.
     assert 0 < moved(trained) < 0.2
     pair(tmp_path, first=FIRST.replace("epochs = 2", "epochs = 1"))

@@ -43,6 +43,7 @@ class About:
     release: str
     archive: str  # the kind of archive
     bands: tuple[str, ...]
+    start: str | None = None  # the survey whose network this one's began with
 
 
 @dataclass(frozen=True)
