@@ -26,9 +26,9 @@ VALUE = re.compile(
     r"(?P<whole>[+-]?\d+)|(?P<real>[+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?)) *(?:/|$)"
 )
 FLOATS = {-32: ">f4", -64: ">f8"}
-FORM = re.compile(r"(\d*)([ABIJKP])")  # of a column, as far as it is read here
-KINDS = {"A": "S", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "P": ">i4"}
-PAIR = 2  # numbers of what points into the heap: how many values, and where they begin
+FORM = re.compile(r"(\d*)(PB|[ABIJK])")  # of a column, as far as it is read here
+KINDS = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "PB": ">i4"}
+PAIR = 2  # numbers of what points into the heap: how many bytes, and where they begin
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,9 @@ def table(content: bytes, hdu: Hdu) -> NDArray[Any]:
         form = FORM.match(str(cards[f"TFORM{number}"]))
         if form is None or {f"TSCAL{number}", f"TZERO{number}"} & cards.keys():
             raise ValueError(f"column {number} of a table is scaled or of another kind")
-        count, kind = int(form[1] or 1), KINDS[form[2]]
-        name = str(cards[f"TTYPE{number}"])
-        if form[2] == "A":
-            fields.append((name, f"S{count}"))
-        else:
-            fields.append((name, kind, (PAIR,)) if form[2] == "P" else (name, kind, (count,)))
+        name, kind = str(cards[f"TTYPE{number}"]), form[2]
+        count = PAIR if kind == "PB" else int(form[1] or 1)
+        fields.append((name, f"S{count}") if kind == "A" else (name, KINDS[kind], (count,)))
     rows = np.dtype(fields)
     if rows.itemsize != cards["NAXIS1"]:
         raise ValueError("the columns of a table do not fill its rows")
