@@ -132,10 +132,11 @@ class MlflowTracker:
             for logger in ("mlflow", "alembic"):
                 logging.getLogger(logger).setLevel(logging.WARNING)
             own = self.folder / DATABASE if self.uri == store_uri(self.folder) else None
+            fresh = own is not None and not own.exists()
             if own is not None:
                 EMPTY.give(own)
             self._client = mlflow.MlflowClient(self.uri)
-            if own is not None:
+            if own is not None and fresh:  # nobody has added to the rows that MLflow begins with
                 EMPTY.keep(own)
         return self._client
 
