@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import socket
 import subprocess
@@ -260,6 +259,7 @@ def test_processes_of_a_machine_share_one_pace(archive: Archive) -> None:
     ]
     for worker in workers:
         assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+    begin = time.monotonic()
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("\n")
@@ -267,9 +267,9 @@ def test_processes_of_a_machine_share_one_pace(archive: Archive) -> None:
     for worker in workers:
         worker.communicate(timeout=60)
         assert worker.returncode == 0
-    assert len(times) == 12
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert min(gaps) > 0.2 - 0.05 and times[-1] - times[0] >= 11 * 0.2 - 0.05
+    # A busy machine makes a request late, and so nearer to the next, but never early.
+    early = [turn for turn, at in enumerate(sorted(times)) if at - begin < turn * 0.2]
+    assert len(times) == 12 and not early, [at - begin for at in times]
 
 
 def test_queries_and_colour_images_share_one_pace(archive: Archive) -> None:
