@@ -1,7 +1,7 @@
 """A chain whose stages take known times and say when they are reached, to test what is around it.
 
-As a program, `python -m tests.standing_chain SURVEY WORKSPACE`, it runs the real
-flow with the real servers over it, and ends as `galpipe run` does.
+As a program, `python -m tests.standing_chain SURVEY WORKSPACE`, it runs the real flow with the
+real servers over it, with STANDING_WORKERS worker processes, and ends as `galpipe run` does.
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ def main() -> int:
     chain.Chain = StandingChain  # type: ignore[misc]  # before flows.session takes it
     from flows.command import run
 
+    workers = int(os.environ.get("STANDING_WORKERS", "1"))
     try:
-        print(json.dumps(run(survey=sys.argv[1], workspace=sys.argv[2], workers=2)))
+        print(json.dumps(run(survey=sys.argv[1], workspace=sys.argv[2], workers=workers)))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -66,9 +66,15 @@ class Serving:
 
         return SyncPrefectClient(self.api)
 
-    def run(self, deployment: str, survey: Path, workspace: str = "$GALPIPE_WORKSPACE") -> UUID:
+    def run(
+        self,
+        deployment: str,
+        survey: Path,
+        workspace: str = "$GALPIPE_WORKSPACE",
+        until: str | None = None,
+    ) -> UUID:
         """Start a run as the dashboard does; returns its id."""
-        given = {"survey": str(survey), "workspace": workspace, "workers": 1}
+        given = {"survey": str(survey), "workspace": workspace, "workers": 1, "until": until}
         with self.client() as client:
             found = client.read_deployment_by_name(f"survey/{deployment}")
             run = client.create_flow_run_from_deployment(found.id, parameters=given)
@@ -204,10 +210,8 @@ def test_a_run_cancelled_in_the_dashboard_stops_and_goes_on(
     assert not Workspace(root).run_is_open()
     with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database:
         assert database.execute("select status from runs").fetchall() == [("KILLED",)]
-    again = call("run", place / "long.toml", "--workspace", root, "--until", "prepare")
-    assert again.returncode == 0, again.stderr
-    (prepared,) = [line for line in again.stdout.splitlines() if "  prepare " in line]
-    assert prepared.split()[3:] == ["0", "done", "240", "reused"]
+    again = run_chain(place / "long.toml", root, until="prepare")["stages"]["prepare"]
+    assert (again["done"], again["reused"]) == (0, 240)
 
 
 @pytest.mark.slow
@@ -275,7 +279,8 @@ def test_killed_it_leaves_nothing_and_the_next_serve_settles_what_it_left(
     # Failed: it wrote to the terminal of a worker that was no more, before it noticed.
     assert again.state(run).name in {"Crashed", "Failed"}
     assert again.state(missed).name == "Cancelled"
-    assert again.wait(again.run("demo", place / "short.toml"), final).name == "Completed"
+    next_run = again.run("demo", place / "short.toml", until="sample")
+    assert again.wait(next_run, final).name == "Completed"
 
 
 def next_scheduled(root: Path) -> UUID:

@@ -274,7 +274,7 @@ def test_what_a_model_cannot_draw_is_one_sentence(
         (("--count", "3", "--given", "redshift"), "redshift is not COLUMN=VALUE"),
         (("--count", "3", "--given", "redshift=inf"), "redshift=inf is not COLUMN=VALUE"),
         (("--count", "3", "--release", "never"), "never"),
-        (("--count", "3"), "too few to be judged; give at least 20 of each, or --judged 0"),
+        (("--count", "3"), "too few to be judged; give at least 25 of each, or --judged 0"),
     ],
 )
 def test_a_wrong_command_ends_with_2(

@@ -109,7 +109,7 @@ def finish(place: Path) -> str:
 
 
 def test_ctrl_c_among_dask_workers(place: Path) -> None:
-    with running(place, STANDING_ITEM="0.5") as process:
+    with running(place, STANDING_WORKERS="2", STANDING_ITEM="0.5") as process:
         wait_for(process.stderr, "prepare: 12 shards")
         children = with_workers(process)
         begin = time.monotonic()
@@ -184,7 +184,7 @@ def test_kill_9_leaves_nothing_and_the_next_run_closes_what_is_open(place: Path)
 
 
 def test_kill_9_among_dask_workers(place: Path) -> None:
-    with running(place, STANDING_ITEM="30") as process:
+    with running(place, STANDING_WORKERS="2", STANDING_ITEM="30") as process:
         wait_for(process.stderr, "prepare: 12 shards")
         children = with_workers(process)
         process.kill()
@@ -222,7 +222,7 @@ def test_serve_shows_both_dashboards_and_a_run_outlives_it(place: Path, dashboar
     assert b"<!doctype html>" in get(addresses["Prefect"]).lower()
     assert b"<!doctype html>" in get(addresses["MLflow"]).lower()
     servers = descendants(process)
-    with running(place, STANDING_EPOCH="2") as run:
+    with running(place, STANDING_WORKERS="2", STANDING_EPOCH="2") as run:
         wait_for(run.stdout, "epoch 0")
         own = [" ".join(child.cmdline()) for child in descendants(run)]
         # No server of its own: the tracker of resources, and what workers are forked from.

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -90,48 +90,59 @@ def _states(root: Path) -> tuple[list[str], list[str]]:
     return flows, runs
 
 
-def test_killed_at_any_stage_it_goes_on_to_the_same_bytes(
+POINTS: dict[str, Callable[[Path], bool]] = {
+    "fetching": lambda root: any(root.glob("store/cutout-part/*/shards/*.json")),
+    "preparing": lambda root: len(list(root.glob("store/stamp-part/*/shards/*.json"))) >= 2,
+    "training": lambda root: any(root.glob("store/model/*/checkpoint*")),
+    "clustering": lambda root: any(root.glob("store/embeddings/*/manifest.json")),
+    "judging": lambda root: any(root.glob("store/evaluation/*")),
+}
+
+
+def test_killed_and_interrupted_it_goes_on_to_the_same_bytes(
     survey: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "w"
-    points: list[Callable[[], bool]] = [
-        lambda: any(root.glob("store/cutout-part/*/shards/*.json")),
-        lambda: len(list(root.glob("store/stamp-part/*/shards/*.json"))) >= 2,
-        lambda: any(root.glob("store/model/*/checkpoint*")),
-        lambda: any(root.glob("store/embeddings/*/manifest.json")),
-        lambda: any(root.glob("store/evaluation/*")),
-    ]
-    for reached in points:
+    _stopped_and_gone_on_with(survey, undisturbed, tmp_path / "w", ["fetching"], ["training"])
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_at_every_stage_it_goes_on_to_the_same_bytes(
+    survey: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    _stopped_and_gone_on_with(survey, undisturbed, tmp_path / "w", POINTS, [])
+    _stopped_and_gone_on_with(survey, undisturbed, tmp_path / "v", [], POINTS)
+
+
+def _stopped_and_gone_on_with(
+    survey: Path,
+    undisturbed: Path,
+    root: Path,
+    killed: Collection[str],
+    interrupted: Collection[str],
+) -> None:
+    """The command killed at some points, interrupted at others after them, and run to its end."""
+    for name in killed:
         before = committed(root)
-        code, _ = _stop_when(survey, root, reached, signal.SIGKILL)
+        code, _ = _stop_when(survey, root, lambda n=name: POINTS[n](root), signal.SIGKILL)
         assert code == -signal.SIGKILL
         _nothing_stays(root)
         assert committed(root) >= before
+    for number, name in enumerate(interrupted):
+        code, said = _stop_when(survey, root, lambda n=name: POINTS[n](root), signal.SIGINT)
+        assert code == 130, said
+        assert "Traceback" not in said and "run the same command to go on" in said
+        assert ("an earlier run was killed" in said) == bool(killed and number == 0)
+        _nothing_stays(root)
+        flows, runs = _states(root)
+        assert "RUNNING" not in flows and "RUNNING" not in runs
     done = call("run", survey, "--workspace", root)
     assert done.returncode == 0, done.stderr
-    assert "an earlier run was killed" in done.stderr
+    assert ("an earlier run was killed" in done.stderr) == bool(killed and not interrupted)
     assert labels(root) == labels(undisturbed)
     flows, runs = _states(root)
     assert sorted(set(flows)) == ["COMPLETED", "CRASHED"] and flows.count("COMPLETED") == 1
     assert set(runs) <= {"FINISHED", "KILLED"}
     _nothing_stays(root)
-
-
-def test_interrupted_it_ends_with_130_and_goes_on(
-    survey: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "w"
-    code, output = _stop_when(
-        survey, root, lambda: any(root.glob("store/model/*/checkpoint*")), signal.SIGINT
-    )
-    assert code == 130, output
-    assert "Traceback" not in output and "run the same command to go on" in output
-    _nothing_stays(root)
-    flows, runs = _states(root)
-    assert "RUNNING" not in flows and "RUNNING" not in runs
-    done = call("run", survey, "--workspace", root)
-    assert done.returncode == 0, done.stderr
-    assert labels(root) == labels(undisturbed)
 
 
 def test_a_second_run_is_told_who_holds_the_workspace(survey: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from galpipe.stamps.morphology import columns
 from galpipe.stamps.parts import Part
 from galpipe.workspace import Ref, write_json
 
-FEWEST = 20  # galaxies of each sample, for figures of them
+FEWEST = 25  # galaxies of each sample: four fifths of two have leaves of 20 to split, and no fewer
 LARGEST = 20_000  # training images that are searched for the most like
 
 Stamps = NDArray[Any]
