@@ -10,6 +10,7 @@ Prints one JSON object.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 import multiprocessing
@@ -102,3 +103,4 @@ def main() -> None:
         "seconds": timed.seconds, "processor": timed.processor, "peak": timed.peak,
         "objects": objects,
     }))  # fmt: skip
+    gc.freeze()  # as galpipe's command does when it ends

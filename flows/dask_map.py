@@ -27,11 +27,7 @@ IN_FLIGHT = 4  # items per worker
 CLOSE_LIMIT = 2.5  # seconds, for the client and for the workers
 CONNECT_LIMIT = 10.0  # seconds
 FORKED = "forkserver" in multiprocessing.get_all_start_methods()
-# What the workers of this machine import; where they are forked, once for all of them.
-IMPORTED = (
-    "distributed.nanny", "galpipe.archives.fetching", "galpipe.archives.fieldcuts",
-    "galpipe.archives.filed", "galpipe.stamps.prepare",
-)  # fmt: skip
+PRELOADED = "flows.preloaded"  # by the process that workers are forked from
 # One thread of arithmetic per worker.  64 KiB, what Dask would set for the allocator, gives memory
 # back to the system after every temporary array, and numpy fetches it again: 3 to 5 times slower.
 ENVIRONMENT = {
@@ -101,7 +97,7 @@ class DaskMap:
         Does nothing where no workers will be started here, or where processes cannot be forked so.
         """
         if FORKED and self.scheduler is None and self.workers > 1:
-            multiprocessing.set_forkserver_preload(list(IMPORTED))
+            multiprocessing.set_forkserver_preload([PRELOADED])
             with deaf_children(), _environment():
                 multiprocessing.forkserver.ensure_running()
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from galpipe.cli import main
+from galpipe.cli import program
 
-sys.exit(main())
+sys.exit(program())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import gc
 import json
 import os
 import shlex
@@ -39,6 +40,13 @@ examples:
   galpipe labels export gz5 --format fits
   galpipe labels export gz5 --release B --format votable --output gz5-B.vot
 """
+
+
+def program() -> int:
+    """The command as a process of its own."""
+    code = main()
+    gc.freeze()  # else the interpreter goes through all that was imported before it ends: 0.2-0.5 s
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_info
 
 import flows.session
 from flows.command import run
-from flows.dask_map import FORKED, IMPORTED, IN_FLIGHT, DaskMap
+from flows.dask_map import FORKED, IN_FLIGHT, PRELOADED, DaskMap
 from flows.servers import prefect_api, served
 from flows.session import session, workspace_mark
 from galpipe import chain, progress
@@ -174,7 +174,8 @@ def test_a_copy_of_a_workspace_has_another_mark(tmp_path: Path) -> None:
 
 def prepared(_: int) -> tuple[bool, int, int]:
     """Whether the stages are imported, the threads of the largest BLAS, the parent process."""
-    ready = all(name in sys.modules for name in IMPORTED)
+    preloaded = sys.modules.get(PRELOADED)
+    ready = preloaded is not None and all(name in sys.modules for name in preloaded.MODULES)
     time.sleep(0.1)
     threads = max(library["num_threads"] for library in threadpool_info())
     return ready, threads, os.getppid()

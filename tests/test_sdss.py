@@ -159,12 +159,15 @@ def test_packing_draws_other_fields_forward_to_fill_a_shard() -> None:
     # 7 leaves 3, which 9 does not fit into; 1 and 2 together do, and 5 with 5 comes later.
     tasks = pack([7, 9, 1, 5, 2, 5, 1], 10)
     assert [task.fields for task in tasks] == [(0, 2, 4), (1, 6), (3, 5)]
+    # Nothing fills what 4 leaves, but a shard can be filled without it.
+    assert [task.fields for task in pack([4, 5, 5, 5], 10)] == [(1, 2), (0, 3)]
     # Nothing fills it: the task goes on over the next shard.
     assert [(task.shards, task.fields) for task in pack([7, 9, 4], 10)] == [(range(2), (0, 1, 2))]
 
 
 def test_a_shard_is_given_the_size_of_the_fields() -> None:
     assert shard_size([100] * 24, 170) == 100
+    assert shard_size([100] * 10 + [40] + [100] * 11, 512) == 500
     assert shard_size([1] * 5000, 170) == 170
 
 

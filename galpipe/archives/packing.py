@@ -1,8 +1,8 @@
 """Fields into shards, so that a frame is fetched and decoded by one task, once.
 
 A task takes whole shards and whole fields.  Rows lie field by field; where the next field does not
-fit into what is left of a shard, other fields that fill it exactly are drawn forward; where none
-do, the task goes on over the next shard.
+fit into what is left of a shard, other fields that fill it exactly are drawn forward, or a shard
+is filled without those it began with; where none do, the task goes on over the next shard.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 LOOKED_AHEAD = 256  # waiting fields among which a filling is sought
-TRIED_SIZES = 32  # shard sizes that are tried for many short tasks
+TRIED = 16_384  # fields that are packed in trying shard sizes
 TRIED_FIELDS = 500  # with more fields than this, some fill any shard
 
 
@@ -40,7 +40,13 @@ def pack(counts: Sequence[int], shard: int) -> list[Task]:
             room = shard - rows % shard
             chosen = [following]
             if counts[following] > room:
-                chosen = _filling(counts, _waiting(placed, following), room) or chosen
+                waiting = _waiting(placed, following)
+                if filling := _filling(counts, waiting, room):
+                    chosen = filling
+                elif rows < shard and (instead := _filling(counts, taken + waiting, shard)):
+                    for number in taken:
+                        placed[number] = 0
+                    following, taken, rows, chosen = min(taken + [following]), [], 0, instead
             for number in chosen:
                 placed[number] = 1
             taken += chosen
@@ -69,7 +75,7 @@ def shard_size(counts: Sequence[int], largest: int) -> int:
     if len(counts) > TRIED_FIELDS or sum(counts) <= largest:
         return largest
     least = max(1, largest // 2)
-    step = max(1, (largest - least) // TRIED_SIZES)
+    step = max(1, (largest - least) * len(counts) // TRIED)
     shortest = -(-max(counts) // largest)
     best, size = 0, largest
     for tried in range(largest, least - 1, -step):
