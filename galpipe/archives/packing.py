@@ -46,7 +46,7 @@ def pack(counts: Sequence[int], shard: int) -> list[Task]:
                 elif rows < shard and (instead := _filling(counts, taken + waiting, shard)):
                     for number in taken:
                         placed[number] = 0
-                    following, taken, rows, chosen = min(taken + [following]), [], 0, instead
+                    following, taken, rows, chosen = min([*taken, following]), [], 0, instead
             for number in chosen:
                 placed[number] = 1
             taken += chosen
