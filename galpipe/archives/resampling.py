@@ -157,11 +157,21 @@ def resample_bits(bits: Bits, middle: Doubles, matrix: Doubles, side: int, outsi
     steps = np.arange(side) - half
     x = middle[0] + matrix[0, 0] * steps[None, :] + matrix[0, 1] * steps[:, None]
     y = middle[1] + matrix[1, 0] * steps[None, :] + matrix[1, 1] * steps[:, None]
+    rows = [np.floor(y + SHARE).astype(np.intp), np.ceil(y - SHARE).astype(np.intp)]
+    columns = [np.floor(x + SHARE).astype(np.intp), np.ceil(x - SHARE).astype(np.intp)]
     ny, nx = bits.shape
     found = np.zeros((side, side), np.uint16)
-    for row in (np.floor(y + SHARE), np.ceil(y - SHARE)):
-        for column in (np.floor(x + SHARE), np.ceil(x - SHARE)):
+    low, high = (rows[0].min(), columns[0].min()), (rows[1].max(), columns[1].max())
+    if min(low) >= 0 and high[0] < ny and high[1] < nx:
+        if bits[low[0] : high[0] + 1, low[1] : high[1] + 1].any():
+            flat = bits.reshape(-1)
+            for row in rows:
+                for column in columns:
+                    found |= flat.take(row * nx + column)
+        return found
+    for row in rows:
+        for column in columns:
             there = (row >= 0) & (row < ny) & (column >= 0) & (column < nx)
-            found[there] |= bits[row[there].astype(np.int64), column[there].astype(np.int64)]
+            found[there] |= bits[row[there], column[there]]
             found[~there] |= np.uint16(outside)
     return found
