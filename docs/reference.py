@@ -71,7 +71,15 @@ def _tables(table: Table) -> Iterator[Table]:
         options, listed = specs_of(hints[field.name])
         path = f"{table.path}.{field.name}".lstrip(".")
         for option in options:
-            yield from _tables(Table(path, option, _kind(option), listed))
+            if not by_path(option):
+                yield from _tables(Table(path, option, _kind(option), listed))
+
+
+def by_path(spec: Any) -> bool:
+    """Whether a survey file names the file of this spec in place of writing it out."""
+    from galpipe.survey import Start
+
+    return spec is Start
 
 
 def specs_of(hint: Any) -> tuple[list[type[Any]], bool]:
@@ -167,7 +175,7 @@ def type_text(hint: Any) -> str:
     if origin in (tuple, list):
         return f"list of {type_text(arguments[0])}"
     if dataclasses.is_dataclass(hint):
-        return "table"
+        return "path" if by_path(hint) else "table"
     names = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
     return names[hint]
 

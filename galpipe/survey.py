@@ -11,7 +11,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ from galpipe.archives.spec import Archive, Folder, Hst, HstSky, Vo
 from galpipe.catalogue.spec import Evaluation, Publication
 from galpipe.classes.spec import Clustering
 from galpipe.errors import InputError
+from galpipe.models.backbones.spec import Learnt
+from galpipe.models.classifier.spec import Classifier
 from galpipe.models.contrastive.spec import Contrastive
 from galpipe.models.spec import Embedding, Model, NoModel, Training
 from galpipe.sample.spec import Sample
@@ -36,8 +38,9 @@ class Start:
     sample: Sample
     archive: Archive
     prepare: Preparation
-    model: Contrastive
+    model: Annotated[Contrastive | Classifier, Field(discriminator="kind")]
     training: Training
+    start: Start | None = None  # the survey whose network that one begins with in its turn
 
 
 @spec.spec
@@ -65,13 +68,17 @@ def load(path: Path | str) -> Survey:
 
     Paths in it may hold $VARIABLES and are relative to the survey file.
     """
-    path = Path(path)
+    return _load(Path(path), ())
+
+
+def _load(path: Path, after: tuple[Path, ...]) -> Survey:
+    """`load`, of a survey that those `after` it start with."""
     values = _values(path)
     for table, key in (("archive", "path"), ("sample", "table"), ("sample", "join")):
         section = values.get(table)
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = str(_resolved(section[key], path, f"[{table}] {key}"))
-    _begun(values, path)
+    _begun(values, path, after)
     survey = spec.load(Survey, values, str(path))
     try:
         _check_sample(survey.archive, survey.sample)
@@ -96,7 +103,7 @@ def before(start: Start) -> Survey:
     """The survey that gives the network to start with, as far as its training needs it."""
     return Survey(
         name=start.name, sample=start.sample, archive=start.archive, prepare=start.prepare,
-        model=start.model, training=start.training,
+        model=start.model, training=start.training, start=start.start,
     )  # fmt: skip
 
 
@@ -113,7 +120,7 @@ def ready(name: str) -> Path:
     )
 
 
-def _begun(values: dict[str, Any], path: Path) -> None:
+def _begun(values: dict[str, Any], path: Path, after: tuple[Path, ...]) -> None:
     """Replace the path `start` by what decides that survey's network, and tell learnt encoders."""
     model = values.get("model")
     model = model if isinstance(model, dict) else {}
@@ -130,24 +137,24 @@ def _begun(values: dict[str, Any], path: Path) -> None:
             "learnt where both are given."
         )
     first = _resolved(name, path, "start")
-    if "start" in _values(first):
+    after = (*after, path.resolve())
+    if first.resolve() in after:
         raise InputError(
-            f"{path}: start: {first} starts with the network of another survey itself; name one "
-            "that starts afresh."
+            f"{path}: start: {first} starts, in the end, with the network of this survey; name one "
+            "that does not."
         )
-    other = load(first)
-    if not isinstance(other.model, Contrastive):
+    other = _load(first, after)
+    told = _encoder(other)
+    if told is None:
         raise InputError(
             f"{path}: start: the network of {other.name!r} is of kind {other.model.kind!r}; name a "
-            "survey whose [model] kind is 'contrastive'."
+            "survey whose [model] kind is 'contrastive', or a classifier that starts with one."
         )
     values["start"] = {
         key: spec.dump(getattr(other, key))
         for key in ("sample", "archive", "prepare", "model", "training")
-    } | {"name": other.name}
-    own = values["start"]["model"]
+    } | {"name": other.name, "start": None if other.start is None else spec.dump(other.start)}
     for one in learnt:
-        told = {key: own[key] for key in ("encoder", "pooling", "pixels")}
         twice = sorted(one.keys() & told.keys())
         if twice:
             raise InputError(
@@ -155,6 +162,20 @@ def _begun(values: dict[str, Any], path: Path) -> None:
                 f"weights come from; leave {twice[0]!r} out."
             )
         one |= told
+
+
+def _encoder(survey: Survey) -> dict[str, Any] | None:
+    """What a learnt encoder takes from a survey's: its maps, pooling and pixels; None without."""
+    model = survey.model
+    if isinstance(model, Classifier):
+        own: Any = model.encoder if isinstance(model.encoder, Learnt) else None
+    else:
+        own = model if isinstance(model, Contrastive) else None
+    if own is None:
+        return None
+    return {
+        "encoder": spec.dump(own.encoder), "pooling": own.pooling, "pixels": own.pixels,
+    }  # fmt: skip
 
 
 def _check_sample(archive: Archive, sample: Sample) -> None:

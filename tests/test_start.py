@@ -125,7 +125,8 @@ def test_a_start_is_read_with_the_survey(tmp_path: Path) -> None:
             {"first": 'kind = "autoencoder"\nlatent = 4\n'},
             "kind 'autoencoder'; name a survey",
         ),
-        ({"start": "second.toml"}, "starts with the network of another survey itself"),
+        ({"first": SECOND.replace('"learnt", share = 0.25', '"cnn"')}, "kind 'classifier'; name"),
+        ({"start": "second.toml"}, "second.toml starts, in the end, with the network of this"),
     ],
 )
 def test_a_start_that_cannot_be_is_said_in_one_sentence(
@@ -163,6 +164,29 @@ def test_the_first_network_is_trained_once_and_decides_the_second(tmp_path: Path
     pair(tmp_path, first=FIRST.replace("epochs = 2", "epochs = 1"))
     run_chain(second, tmp_path / "w", until="train")
     assert len({path.parent for path in store.glob("*/manifest.json")}) == 4
+
+
+def test_a_start_may_have_had_one_itself(tmp_path: Path) -> None:
+    """Views, then classes, then classes again: every network begins with the one before."""
+    sky.draw(tmp_path / "sky", objects=120)
+    pair(tmp_path)
+    third = tmp_path / "third.toml"
+    text = (tmp_path / "second.toml").read_text().replace('name = "second"', 'name = "third"')
+    third.write_text(text.replace("first.toml", "second.toml").replace("dense = 8", "dense = 4"))
+    read = survey.load(third)
+    assert read.start is not None and read.start.start is not None
+    assert (read.start.name, read.start.start.name) == ("second", "first")
+    assert read.model.encoder == LEARNT  # type: ignore[union-attr]
+    run_chain(third, tmp_path / "w", until="train")
+    store = tmp_path / "w" / "store" / "model"
+    found: dict[int | None, torch.Tensor] = {}
+    for path in store.glob("*/manifest.json"):
+        weights = checkpoints.weights(path.parent)
+        (first,) = (name for name in weights if name.endswith("layers.0.weight"))
+        found[checkpoints.description(path.parent)["model"].get("dense")] = weights[first]
+    assert set(found) == {None, 8, 4}
+    for before, after in ((None, 8), (8, 4)):
+        assert 0 < float((found[before] - found[after]).norm() / found[before].norm()) < 0.2
 
 
 @pytest.mark.slow

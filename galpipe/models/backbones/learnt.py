@@ -14,11 +14,13 @@ from galpipe.models.backbones.pooling import Pooled
 from galpipe.models.backbones.spec import Learnt
 from galpipe.models.network import Network
 
-OWN = "encoder."  # before the names of its weights in the network that they come from
+# Before the names of its weights in the network that they come from: a self-supervised one, or one
+# that began with such a network itself.
+OWN = ("encoder.", "backbone.pooled.")
 
 
 class LearntEncoder(Backbone):
-    """The features of a self-supervised network; fresh weights until `begin` gives it others."""
+    """The features of another network; fresh weights until `begin` gives it others."""
 
     def __init__(self, spec: Learnt, bands: int, size: int) -> None:
         super().__init__()
@@ -40,7 +42,12 @@ def begin(network: Network, weights: Mapping[str, Tensor]) -> None:
 
     Raises InputError where these are of other images.
     """
-    own = {name.removeprefix(OWN): w for name, w in weights.items() if name.startswith(OWN)}
+    own = {
+        name.removeprefix(start): w
+        for start in OWN
+        for name, w in weights.items()
+        if name.startswith(start)
+    }
     for module in network.modules():
         if not isinstance(module, LearntEncoder):
             continue
