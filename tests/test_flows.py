@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing.forkserver
 import os
 import shutil
 import sys
@@ -202,6 +203,8 @@ def die_once(path: str) -> str:
 
 @pytest.fixture(scope="module")
 def spread() -> Iterator[DaskMap]:
+    # What processes are forked from has other modules where another file of tests has started it.
+    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
     shard_map = DaskMap(workers=2)
     yield shard_map
     shard_map.close()
