@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -225,16 +226,22 @@ def test_a_query_waits_as_long_as_was_asked_and_no_longer_than_may_be(archive: A
 # One pace for all processes.
 
 ASK = """
-import sys
+import sys, time, types
+from galpipe.archives import pace
 from galpipe.archives.download import Downloader
-from galpipe.archives.pace import pace_at
 from tests.test_sdss import Archive, sdss
+read = []  # by the pace: when it began to wait, and the turn that it took
+def monotonic():
+    read.append(time.monotonic())
+    return read[-1]
+pace.time = types.SimpleNamespace(monotonic=monotonic)
 spec = sdss(Archive(address=sys.argv[1]), files_per_minute=300.0)
 with Downloader(spec, spec.sas) as downloader:
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(4):
         downloader.fetch(sys.argv[1] + "/sas/file", bytes)
+print(*read[1::2])
 """
 
 
@@ -264,9 +271,14 @@ def test_processes_of_a_machine_share_one_pace(archive: Archive) -> None:
         assert worker.stdin is not None
         worker.stdin.write("\n")
         worker.stdin.flush()
+    turns: list[float] = []
     for worker in workers:
-        worker.communicate(timeout=60)
+        said, _ = worker.communicate(timeout=60)
         assert worker.returncode == 0
+        turns += map(float, said.split())
+    turns.sort()
+    gaps = [later - earlier for earlier, later in itertools.pairwise(turns)]
+    assert len(turns) == 12 and min(gaps) > 0.2 - 0.001
     # A busy machine makes a request late, and so nearer to the next, but never early.
     early = [turn for turn, at in enumerate(sorted(times)) if at - begin < turn * 0.2]
     assert len(times) == 12 and not early, [at - begin for at in times]
