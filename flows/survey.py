@@ -178,6 +178,9 @@ def conclude(chain: Chain, held: Session) -> dict[str, Any]:
         ),
         description="What the run did, stage by stage.",
     )  # fmt: skip
+    if runtime.flow_run.id:
+        with get_client(sync_client=True) as client:
+            stale.complete(client, UUID(runtime.flow_run.id), [s.name for s in chain.summaries])
     return summary
 
 

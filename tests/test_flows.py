@@ -96,6 +96,32 @@ def test_a_run_shows_in_prefect(
     assert summary["mlflow_run_id"] in str(link.data)
 
 
+def test_ends_of_tasks_that_got_lost_are_told_again(
+    standing: type[StandingChain],
+    survey: Path,
+    server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.events.clients import PrefectEventsClient
+    from prefect.events.schemas.events import Event
+
+    emit = PrefectEventsClient._emit
+
+    async def lose(self: PrefectEventsClient, event: Event) -> None:
+        if event.event != "prefect.task-run.Completed":
+            await emit(self, event)
+
+    monkeypatch.setattr(PrefectEventsClient, "_emit", lose)
+    run(survey=survey, workspace=tmp_path, until="prepare", workers=1, progress=Silent())
+    chosen = FlowRunFilter.model_validate({"tags": {"all_": [workspace_mark(tmp_path)]}})
+    with client(server) as prefect:
+        tasks = prefect.read_task_runs(flow_run_filter=chosen)
+    expected = {"sample": "Completed", "retrieve": "Completed", "prepare": "Completed"}
+    assert {task.name: task.state_name for task in tasks} == expected
+
+
 def test_until_stops_after_a_stage(
     standing: type[StandingChain], survey: Path, tmp_path: Path
 ) -> None:
