@@ -118,5 +118,6 @@ def reported() -> Iterator[None]:
     try:
         yield
     finally:
+        end = time.monotonic() + DRAIN_LIMIT
         EventsWorker.drain_all(timeout=DRAIN_LIMIT)
-        APILogWorker.drain_all(timeout=DRAIN_LIMIT)
+        APILogWorker.drain_all(timeout=max(end - time.monotonic(), 0.5))

@@ -108,6 +108,7 @@ def serve(workspace: Path | str, prefect_port: int = 4200, mlflow_port: int = 50
             server.wait()
         announce(root, prefect.address, mlflow.address)
         parts.callback(withdraw, root)
+        parts.callback(prefect.let_go)  # both end at the same time
         print(f"Prefect  {prefect.address}\nMLflow   {mlflow.address}", flush=True)
         api = f"{prefect.address}/api"
         worker = start_worker(root, worker_environment(root, api))

@@ -74,11 +74,15 @@ class Server:
                 raise InputError(f"the {self.name} server {how}; its log is {self.log}.")
             time.sleep(0.05)
 
-    def stop(self) -> None:
-        """End the process and wait for its end; at most a few seconds."""
+    def let_go(self) -> None:
+        """Have the process end in its own time."""
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
+
+    def stop(self) -> None:
+        """End the process and wait for its end; at most a few seconds."""
+        self.let_go()
         try:
             self.process.wait(STOP_LIMIT)
         except subprocess.TimeoutExpired:
@@ -139,6 +143,8 @@ def start_prefect(root: Path, port: int = 0, dashboard: bool = False) -> Server:
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_LEVEL": "WARNING",
+        # What could not be written at once, the database being busy, is tried again so soon.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     }
     if dashboard:
         environment |= {

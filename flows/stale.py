@@ -8,12 +8,13 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Crashed
 
 LOOK = 0.05  # seconds between two looks at what is written
 PATIENCE = 3.0  # seconds in which the server is to write it
 OPEN = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
+INTERRUPTED = "The run was interrupted."
 MESSAGE = "The process of this run ended without saying so; a later run closed it."
 
 
@@ -37,23 +38,27 @@ def close_stale(client: SyncPrefectClient, mark: str, current: UUID | None) -> i
     return len(stale)
 
 
-def complete(client: SyncPrefectClient, current: UUID, done: Collection[str]) -> int:
-    """See that the tasks named in `done` of a living flow run are Completed in Prefect's database.
+def settle(
+    client: SyncPrefectClient, current: UUID, done: Collection[str], patience: float = PATIENCE
+) -> int:
+    """See that Prefect's database has the end of every task of a flow run that is about to end.
 
     Prefect hears of a task by events that the server takes into memory and writes a moment later;
-    what is held by a server that is stopped then is lost.  What is still open when PATIENCE is over
-    is marked, and so written before this returns.  Returns how many were marked.
+    what is held by a server that is stopped then is lost.  What is still open when `patience`
+    seconds are over is marked, those named in `done` as Completed and others as Crashed, and so
+    written before this returns.  Returns how many were marked.
     """
     own = TaskRunFilter.model_validate({"flow_run_id": {"any_": [current]}})
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while True:
-        tasks = [t for t in client.read_task_runs(task_run_filter=own) if t.name in done]
+        tasks = client.read_task_runs(task_run_filter=own)
         late = [task for task in tasks if not (task.state and task.state.is_final())]
-        if {task.name for task in tasks} == set(done) and not late:
+        if {task.name for task in tasks} >= set(done) and not late:
             return 0
         if time.monotonic() > end:
             break
         time.sleep(LOOK)
     for task in late:
-        client.set_task_run_state(task.id, Completed(), force=True)
+        state: State = Completed() if task.name in done else Crashed(message=INTERRUPTED)
+        client.set_task_run_state(task.id, state, force=True)
     return len(late)

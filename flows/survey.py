@@ -34,6 +34,7 @@ from galpipe.releases import note_provenance, release_name
 from galpipe.survey import load
 
 WITH_WORKERS = ("sample", "retrieve", "prepare")  # later stages want the cores for themselves
+HASTE = 0.5  # seconds that an interrupted run waits for Prefect to have written its tasks
 RETRIES = (2.0, 10.0, 30.0)  # seconds before another try
 
 
@@ -92,14 +93,18 @@ def survey_flow(
         take_back_sigterm()
         claim(held)
         chain = held.chain(release, prune)
-        for stage in stages:
-            if stage not in WITH_WORKERS:
-                held.map.close()
-            run_stage.with_options(name=stage, task_run_name=stage)(
-                # quoted: Prefect shall not look for results of other tasks inside it
-                cast(Chain, quote(chain)),
-                stage,
-            )
+        try:
+            for stage in stages:
+                if stage not in WITH_WORKERS:
+                    held.map.close()
+                run_stage.with_options(name=stage, task_run_name=stage)(
+                    # quoted: Prefect shall not look for results of other tasks inside it
+                    cast(Chain, quote(chain)),
+                    stage,
+                )
+        except KeyboardInterrupt:
+            settle(chain, HASTE)
+            raise
         return conclude(chain, held)
 
 
@@ -178,10 +183,16 @@ def conclude(chain: Chain, held: Session) -> dict[str, Any]:
         ),
         description="What the run did, stage by stage.",
     )  # fmt: skip
+    settle(chain, stale.PATIENCE)
+    return summary
+
+
+def settle(chain: Chain, patience: float) -> None:
+    """See that Prefect knows how the tasks of this flow run ended."""
     if runtime.flow_run.id:
         with get_client(sync_client=True) as client:
-            stale.complete(client, UUID(runtime.flow_run.id), [s.name for s in chain.summaries])
-    return summary
+            done = [summary.name for summary in chain.summaries]
+            stale.settle(client, UUID(runtime.flow_run.id), done, patience)
 
 
 def show_stage(survey: str, summary: StageSummary) -> None:

@@ -17,6 +17,8 @@ from galpipe.chain import STAGES, Chain
 from galpipe.stages import Context, ShardMap, serial_map
 from galpipe.workspace import Workspace
 
+HANG = 600.0  # seconds after which a process that should end or answer counts as hanging
+
 
 def run_chain(
     survey_file: Path,
@@ -43,7 +45,7 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "galpipe", *map(str, arguments)]
 
 
-def call(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def call(*arguments: str | Path, timeout: float = HANG) -> subprocess.CompletedProcess[str]:
     """Run a galpipe command to its end."""
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment()
@@ -64,7 +66,7 @@ def committed(root: Path) -> int:
     )
 
 
-def kill_after(process: Started, root: Path, commits: int, timeout: float = 120) -> int | None:
+def kill_after(process: Started, root: Path, commits: int, timeout: float = HANG) -> int | None:
     """Kill -9 a process alone as soon as the workspace holds so many commits.
 
     Returns its exit code where it ended before, None where it was killed.

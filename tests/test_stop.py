@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import sky
-from tests.running import call, command, committed, environment, labels, processes_of
+from tests.running import HANG, call, command, committed, environment, labels, processes_of
 
 MODEL = """kind = "vade"
 latent = 4
@@ -59,10 +59,11 @@ def _stop_when(
         command("run", survey, "--workspace", root),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(),
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not reached() and process.poll() is None and time.monotonic() < deadline:
+    deadline = time.monotonic() + HANG
+    while not (there := reached()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     assert process.poll() is None, process.stdout.read() if process.stdout else ""
+    assert there, "the point was not reached"
     process.send_signal(number)
     sent = time.monotonic()
     output, _ = process.communicate(timeout=30)
