@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,27 @@ def test_learnt_features_are_those_of_the_survey_they_come_from() -> None:
     narrow = kinds.network_of(Classifier(classes="kind", encoder=LEARNT), 1, 32, facts)
     with pytest.raises(InputError, match="other images than these stamps of 1 bands and 32 pixels"):
         begin(narrow, source.state_dict())
+
+
+def test_crops_are_seen_each_by_itself() -> None:
+    torch.manual_seed(0)
+    one, two = (
+        LearntEncoder(replace(LEARNT, crops=crops), 3, 32).eval() for crops in ((1.0,), (0.5, 1.0))
+    )
+    two.load_state_dict(one.state_dict())
+    images = torch.rand(4, 3, 32, 32)
+    inner = torch.nn.functional.interpolate(
+        images[:, :, 8:24, 8:24], 24, mode="bilinear", align_corners=False
+    )
+    found = two(images)
+    assert found.shape == (4, two.features) and two.features == 2 * one.features
+    assert torch.equal(found[:, one.features :], one(images))
+    outside = images.clone()
+    outside[:, :, 8:24, 8:24] = 0
+    assert not torch.equal(two(outside)[:, : one.features], found[:, : one.features])
+    # Half a pixel beside the crop its border goes on; inside it is plain bilinear resampling.
+    seen = resampled(images, 24, 0.5)
+    torch.testing.assert_close(seen[:, :, 2:-2, 2:-2], inner[:, :, 2:-2, 2:-2])
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamw"])

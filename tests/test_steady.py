@@ -20,14 +20,16 @@ from galpipe.classes.fitted import load_clusters
 from galpipe.classes.mixture import Mixture
 from galpipe.classes.rule import Rule
 from galpipe.classes.spec import Clustering, Steady
-from galpipe.classes.steady import _learnt, worse
+from galpipe.classes.steady import _agreed, _learnt, worse
 from galpipe.errors import InputError
 from galpipe.workspace import Ref, Workspace
 from tests import sky as drawn
 from tests.running import run_chain
 from tests.test_stop import MODEL
 
-STEADY = "steady = { objects = 60, times = 2, epochs = 200, hidden = 16, networks = 2 }\n"
+STEADY = (
+    "steady = { objects = 60, times = 2, epochs = 200, hidden = 16, networks = 2, rounds = 1 }\n"
+)
 
 
 def test_conditions_are_drawn_of_the_id_alone_and_within_their_limits() -> None:
@@ -66,6 +68,12 @@ def test_a_rule_forgives_what_drifts_where_a_mixture_does_not() -> None:
     theirs = mixture.posterior(drifted[judged])[0].argmax(1) != wanted[judged].argmax(1)
     assert (before.argmax(1) == wanted[judged].argmax(1)).mean() > 0.95
     assert flipped < 0.6 * theirs.mean()
+
+
+def test_views_of_an_object_agree_on_their_mean_and_more_surely() -> None:
+    given = np.array([[0.9, 0.1], [0.5, 0.5], [0.3, 0.7]])
+    agreed = _agreed(given, np.array([0, 1, 0]), 2)
+    assert np.allclose(agreed, [[0.6**2 / 0.52, 0.4**2 / 0.52], [0.5, 0.5]])
 
 
 def test_no_batch_changes_a_bit_of_a_membership() -> None:

@@ -63,13 +63,14 @@ class Steady:
     How much worse is drawn object by object, from as it is to the limits here.
     """
 
-    objects: int = Field(default=2000, ge=20)  # training objects that are seen worse, at most
+    objects: int = Field(default=6000, ge=20)  # training objects that are seen worse, at most
     times: int = Field(default=3, ge=1)  # how often each of them
     noise: float = Field(default=2.5, ge=1)  # x the sky's scatter, at most
     light: float = Field(default=0.4, gt=0, le=1)  # x what is above the sky, at least
     psf: float = Field(default=1.7, ge=1)  # x the FWHM, at most
     fwhm: float = Field(default=3.0, gt=0)  # of the archive's PSF, in cutout pixels
     axes: int = Field(default=60, ge=1)  # principal axes of the embedding that the rule sees
+    rounds: int = Field(default=8, ge=0)  # of learning anew what the views of an object agree on
     networks: int = Field(default=4, ge=1)  # whose memberships are averaged
     hidden: int = Field(default=64, ge=1)  # numbers of each of their two inner layers
     dropout: float = Field(default=0.2, ge=0, lt=1)  # of these, in learning

@@ -4,6 +4,8 @@ A mixture knows galaxies as they are, and every measurement drifts with noise, l
 object near the border of two clusters changes its label.  The rule, a small network on the same
 measurements, is shown training objects as they are and seen worse, and learns of both the
 memberships that the mixture gives the former (consistency under augmentation: Xie et al. 2020).
+Then it learns anew, in rounds, what its own memberships of all views of an object agree on, so that
+the borders move to where few galaxies cross them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from galpipe.classes.anew.degrading import Worse
 from galpipe.classes.anew.observing import Observer, degrade
-from galpipe.classes.features import Reason, fit_vectors, stored
+from galpipe.classes.features import Reason, Vectors, fit_vectors, stored
 from galpipe.classes.rule import Layers, Rule
 from galpipe.classes.spec import Clustering, Steady
 from galpipe.stages import Context
@@ -109,10 +111,11 @@ def fit(
         usable = reason == Reason.ASSIGNED
         inputs.append(values[usable])
         targets.append(target[seen.rows[usable]])
-    shown, asked = np.concatenate(inputs), wanted[np.concatenate(targets)]
-    rule = Rule(
-        vectors, tuple(_learnt(shown, asked, steady, one) for one in range(steady.networks))
-    )
+    shown, whose = np.concatenate(inputs), np.concatenate(targets)
+    rule = _rule(vectors, shown, wanted[whose], steady)
+    for _ in range(steady.rounds):
+        agreed = _agreed(rule.posterior(shown), whose, len(rows))
+        rule = _rule(vectors, shown, agreed[whose], steady)
     given = rule.posterior(inputs[0])
     same = given.argmax(axis=1) == wanted.argmax(axis=1)
     facts, _ = stored(vectors)
@@ -124,6 +127,19 @@ def fit(
         "as_mixture": float(same.mean()),  # share of training objects
     }
     return rule, given, told
+
+
+def _rule(vectors: Vectors, shown: Floats, wanted: Floats, spec: Steady) -> Rule:
+    return Rule(vectors, tuple(_learnt(shown, wanted, spec, one) for one in range(spec.networks)))
+
+
+def _agreed(given_VK: Floats, whose_V: Rows, objects: int) -> Floats:
+    """What the views of every object agree on, (object, cluster): their mean, squared, sums 1."""
+    total = np.zeros((objects, given_VK.shape[1]))
+    np.add.at(total, whose_V, given_VK)
+    sharp = total**2
+    shares: Floats = sharp / sharp.sum(axis=1, keepdims=True)
+    return shares
 
 
 def worse(spec: Steady, number: int, object_id: Any) -> Worse:

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def resampled(images_BAYX: Tensor, pixels: int) -> Tensor:
-    """The whole images on another grid, as bilinear resampling has it."""
-    if images_BAYX.shape[-1] == pixels:
+def resampled(images_BAYX: Tensor, pixels: int, crop: float = 1.0) -> Tensor:
+    """The images, or the central `crop` of their width, on another grid by bilinear resampling."""
+    if images_BAYX.shape[-1] == pixels and crop == 1.0:
         return images_BAYX
-    rows = torch.eye(2, 3, device=images_BAYX.device).expand(len(images_BAYX), 2, 3)
+    rows = crop * torch.eye(2, 3, device=images_BAYX.device).expand(len(images_BAYX), 2, 3)
     return on_grid(images_BAYX, rows, pixels)
 
 

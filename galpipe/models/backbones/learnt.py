@@ -20,21 +20,22 @@ OWN = ("encoder.", "backbone.pooled.")
 
 
 class LearntEncoder(Backbone):
-    """The features of another network; fresh weights until `begin` gives it others."""
+    """The features of another network, crop by crop; fresh weights until `begin`."""
 
     def __init__(self, spec: Learnt, bands: int, size: int) -> None:
         super().__init__()
-        self.pixels = spec.pixels or size
+        self.pixels, self.crops = spec.pixels or size, spec.crops
         self.pooled = Pooled(spec.encoder, spec.pooling, bands, self.pixels)
-        self.features = self.pooled.features
+        self.features = self.pooled.features * len(spec.crops)
         self.learning_share = spec.share
 
     def maps(self, images_BAYX: Tensor) -> Tensor:
-        return self.pooled.backbone.maps(resampled(images_BAYX, self.pixels))
+        """Those of the first crop."""
+        return self.pooled.backbone.maps(resampled(images_BAYX, self.pixels, self.crops[0]))
 
     def forward(self, images_BAYX: Tensor) -> Tensor:
-        found: Tensor = self.pooled(resampled(images_BAYX, self.pixels))
-        return found
+        found = [self.pooled(resampled(images_BAYX, self.pixels, crop)) for crop in self.crops]
+        return torch.cat(found, 1)
 
 
 def begin(network: Network, weights: Mapping[str, Tensor]) -> None:

@@ -105,6 +105,9 @@ class Learnt:
 
     kind: Literal["learnt"] = "learnt"
     share: float = Field(default=0.15, gt=0, le=1)  # of the learning rate: it has learnt before
+    crops: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0,), min_length=1
+    )  # central parts of the stamp that are seen, each by itself, as shares of its width
     encoder: Fresh  # images to maps
     pooling: Literal["mean", "scales"]  # maps to features
     pixels: int | None  # images are resampled to so many; None: are not
