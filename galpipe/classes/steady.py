@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from galpipe.classes.anew.degrading import Worse
 from galpipe.classes.anew.observing import Observer, degrade
-from galpipe.classes.features import Reason, Vectors, fit_vectors, stored
+from galpipe.classes.features import Reason, fit_vectors, stored
 from galpipe.classes.rule import Layers, Rule
 from galpipe.classes.spec import Clustering, Steady
 from galpipe.stages import Context
@@ -112,10 +112,12 @@ def fit(
         inputs.append(values[usable])
         targets.append(target[seen.rows[usable]])
     shown, whose = np.concatenate(inputs), np.concatenate(targets)
-    rule = _rule(vectors, shown, wanted[whose], steady)
+    context.progress.start("cluster", steady.networks * (1 + steady.rounds), "small networks")
+    rule = Rule(vectors, _networks(context, shown, wanted[whose], steady))
     for _ in range(steady.rounds):
         agreed = _agreed(rule.posterior(shown), whose, len(rows))
-        rule = _rule(vectors, shown, agreed[whose], steady)
+        rule = Rule(vectors, _networks(context, shown, agreed[whose], steady))
+    context.progress.finish()
     given = rule.posterior(inputs[0])
     same = given.argmax(axis=1) == wanted.argmax(axis=1)
     facts, _ = stored(vectors)
@@ -129,8 +131,14 @@ def fit(
     return rule, given, told
 
 
-def _rule(vectors: Vectors, shown: Floats, wanted: Floats, spec: Steady) -> Rule:
-    return Rule(vectors, tuple(_learnt(shown, wanted, spec, one) for one in range(spec.networks)))
+def _networks(
+    context: Context, inputs_NU: Floats, wanted_NK: Floats, spec: Steady
+) -> tuple[Layers, ...]:
+    found = []
+    for number in range(spec.networks):
+        found.append(_learnt(inputs_NU, wanted_NK, spec, number))
+        context.progress.advance()
+    return tuple(found)
 
 
 def _agreed(given_VK: Floats, whose_V: Rows, objects: int) -> Floats:
