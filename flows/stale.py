@@ -38,9 +38,7 @@ def close_stale(client: SyncPrefectClient, mark: str, current: UUID | None) -> i
     return len(stale)
 
 
-def settle(
-    client: SyncPrefectClient, current: UUID, done: Collection[str], patience: float = PATIENCE
-) -> int:
+def settle(client: SyncPrefectClient, current: UUID, done: Collection[str], patience: float) -> int:
     """See that Prefect's database has the end of every task of a flow run that is about to end.
 
     Prefect hears of a task by events that the server takes into memory and writes a moment later;
