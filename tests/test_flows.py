@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing.forkserver
 import os
@@ -25,7 +26,7 @@ from flows.servers import prefect_api, served
 from flows.session import session, workspace_mark
 from galpipe import chain, progress
 from galpipe.chain import STAGES
-from galpipe.errors import InputError, WorkspaceInUse
+from galpipe.errors import InputError, Interrupted, WorkspaceInUse
 from galpipe.stages import Silent, serial_map
 from galpipe.survey import load
 from galpipe.workspace import Workspace
@@ -96,12 +97,14 @@ def test_a_run_shows_in_prefect(
     assert summary["mlflow_run_id"] in str(link.data)
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
 def test_ends_of_tasks_that_got_lost_are_told_again(
     standing: type[StandingChain],
     survey: Path,
     server: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    interrupted: bool,
 ) -> None:
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.events.clients import PrefectEventsClient
@@ -110,15 +113,20 @@ def test_ends_of_tasks_that_got_lost_are_told_again(
     emit = PrefectEventsClient._emit
 
     async def lose(self: PrefectEventsClient, event: Event) -> None:
-        if event.event != "prefect.task-run.Completed":
+        if event.event not in ("prefect.task-run.Completed", "prefect.task-run.Crashed"):
             await emit(self, event)
 
     monkeypatch.setattr(PrefectEventsClient, "_emit", lose)
-    run(survey=survey, workspace=tmp_path, until="prepare", workers=1, progress=Silent())
+    if interrupted:
+        standing.trouble["prepare"] = [KeyboardInterrupt()]  # type: ignore[list-item]
+    with pytest.raises(Interrupted) if interrupted else contextlib.nullcontext():
+        run(survey=survey, workspace=tmp_path, until="prepare", workers=1, progress=Silent())
     chosen = FlowRunFilter.model_validate({"tags": {"all_": [workspace_mark(tmp_path)]}})
     with client(server) as prefect:
         tasks = prefect.read_task_runs(flow_run_filter=chosen)
     expected = {"sample": "Completed", "retrieve": "Completed", "prepare": "Completed"}
+    if interrupted:
+        expected["prepare"] = "Crashed"
     assert {task.name: task.state_name for task in tasks} == expected
 
 
