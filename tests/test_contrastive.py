@@ -20,7 +20,7 @@ from galpipe.classes.embedding import embed
 from galpipe.errors import InputError
 from galpipe.models import kinds
 from galpipe.models.backbones.grid import resampled
-from galpipe.models.backbones.pooling import Pooled, scales
+from galpipe.models.backbones.pooling import Pooled, moments, scales
 from galpipe.models.backbones.spec import ConvNext, PlainCnn, Residual, Stage
 from galpipe.models.contrastive.learner import ContrastiveLearner, effective_dimensions
 from galpipe.models.contrastive.objectives import found_again, nt_xent, vicreg
@@ -187,6 +187,26 @@ def test_scales_are_pooled_one_by_one() -> None:
     torch.testing.assert_close(found[:, 6:12], wanted, atol=1e-3, rtol=1e-3)
     learning = pooled.train()(images)
     torch.testing.assert_close(learning.mean(0), torch.zeros(32), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("shape", [(5, 6, 8, 8), (1, 3, 7, 5), (4, 2, 1, 1)])
+def test_moments_and_their_slope_are_those_of_the_maps(
+    shape: tuple[int, ...], dtype: torch.dtype, within: float, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    maps = (torch.rand(shape) + 3).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    found = moments(maps)
+    flat = maps.float().flatten(2)
+    scatter = torch.sqrt(flat.var(2, correction=0) + 1e-5)
+    torch.testing.assert_close(found, torch.cat([flat.mean(2), scatter], 1), atol=1e-5, rtol=0)
+    slope = torch.randn_like(found)
+    wanted = torch.autograd.grad(torch.cat([flat.mean(2), scatter], 1), maps, slope)[0]
+    got = torch.autograd.grad(found, maps, slope)[0]
+    assert got.dtype == dtype
+    largest = float(wanted.abs().max())
+    torch.testing.assert_close(got, wanted, atol=3 * within * largest, rtol=within)
 
 
 def test_the_features_may_be_the_encoders_own() -> None:

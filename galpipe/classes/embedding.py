@@ -32,7 +32,7 @@ from galpipe.stamps.parts import ArrayLayout, Part, PartLayout, create
 from galpipe.status import Status
 from galpipe.workspace import Ref, address, write_bytes
 
-VERSION = 2
+VERSION = 3
 OVERLAPPED = 3  # shards at once on a GPU: one is read, one computed, one written
 
 A = TypeVar("A")

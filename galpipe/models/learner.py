@@ -15,6 +15,7 @@ from galpipe.models.network import Batch, Network
 if TYPE_CHECKING:
     from galpipe.models.engine.spec import Training
     from galpipe.models.material import Material
+    from galpipe.stages import Progress
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Learner(nn.Module, ABC):
             count += len(batch.images)
         return {name: value / count for name, value in sums.items()}
 
-    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
+    def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
         """After the last step: what is fitted then, the held-out figures, and the alarms."""
         last = self.epochs()[-1]
         return self.judge(material.ordered(material.held_out()), last), []

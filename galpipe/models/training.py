@@ -30,7 +30,7 @@ from galpipe.models.targets import Targets, read_targets
 from galpipe.stages import Context
 from galpipe.workspace import Ref, address, write_json
 
-VERSION = 2
+VERSION = 3
 STEPS = 25  # of a shortened training, per epoch
 SMALLEST_BATCH = 8
 
@@ -89,7 +89,7 @@ def train(
         fitting.run(account.epoch, account.note)
         account.end()
         seed_all(training.seed, len(fitting.epochs), JUDGING)
-        figures, alarms = fitting.learner.finish(fitting.material)
+        figures, alarms = fitting.learner.finish(fitting.material, context.progress)
         checkpoints.save_model(place, fitting.network)
         write_json(place / "history.json", fitting.state.history)
         run.metrics({f"test_{k}": v for k, v in figures.items()}, step=fitting.state.epochs)

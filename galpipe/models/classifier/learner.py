@@ -18,6 +18,7 @@ from galpipe.models.engine.spec import Training
 from galpipe.models.learner import Epoch, Learner, Outcome
 from galpipe.models.material import Material
 from galpipe.models.network import Batch
+from galpipe.stages import Progress
 
 
 class ClassifierLearner(Learner):
@@ -74,7 +75,7 @@ class ClassifierLearner(Learner):
         }
 
     @torch.no_grad()
-    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
+    def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
         """Calibrate on the validation split, then judge the held-out one as it is published."""
         alarms = self._calibrate(material)
         scores, labels = self._averaged(material, material.held_out())

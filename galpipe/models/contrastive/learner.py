@@ -17,6 +17,7 @@ from galpipe.models.engine.spec import Training
 from galpipe.models.learner import Epoch, Learner, Outcome
 from galpipe.models.material import Material
 from galpipe.models.network import Batch
+from galpipe.stages import Progress
 
 FEWEST = 8  # galaxies to be told from each other
 FEW_DIMENSIONS = 1.1  # effective ones of the embedding, below which it has collapsed
@@ -58,9 +59,9 @@ class ContrastiveLearner(Learner):
         return Outcome(loss, sums)
 
     @torch.no_grad()
-    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
+    def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
         """The held-out loss, and how much of the embedding's space is in use."""
-        figures, alarms = super().finish(material)
+        figures, alarms = super().finish(material, progress)
         batches = material.ordered(material.held_out())
         vectors = torch.cat([self.network.embed(b.images, None)["vector"] for b in batches])
         figures["effective_dimensions"] = effective_dimensions(vectors)

@@ -16,6 +16,7 @@ from galpipe.models.engine.spec import Training
 from galpipe.models.learner import Epoch, Learner, Outcome
 from galpipe.models.material import Material
 from galpipe.models.network import Batch
+from galpipe.stages import Progress
 
 ACTIVE = 0.01  # variance of the mean above which a latent dimension is in use (Burda et al. 2016)
 PIXELS = 1000  # as `independence` counts them: squared differences grow with the images as well
@@ -75,8 +76,8 @@ class CvaeLearner(Learner):
             figures["condition_correlation"] = _correlation(mean, given)
         return figures
 
-    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
-        figures, alarms = super().finish(material)
+    def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
+        figures, alarms = super().finish(material, progress)
         judged = material.objects(material.held_out())
         if figures["active_dimensions"] == 0 and judged > 1:
             what = "differ by their conditions alone" if self.network.columns else "are all alike"

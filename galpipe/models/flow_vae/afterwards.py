@@ -16,10 +16,12 @@ from galpipe.models.engine.arithmetic import generator
 from galpipe.models.flow_vae.network import FlowVaeNetwork, Posterior
 from galpipe.models.flow_vae.spec import Flow, Residual
 from galpipe.models.material import Material
+from galpipe.stages import Progress
 
 FLOW, RESIDUAL = 1, 2  # parts of the seeds, so that no two draw the same numbers
 SMALLEST_SCATTER = 1e-3  # of a latent dimension that the images do not use
 LONGEST_STEP = 5.0  # norm of a gradient
+TOLD = 20  # steps between two words of how far the flow is
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Posteriors:
 
 
 def fit_flow(
-    network: FlowVaeNetwork, material: Material, spec: Flow, seed: int
+    network: FlowVaeNetwork, material: Material, spec: Flow, seed: int, progress: Progress
 ) -> dict[str, float]:
     """Fit the flow to the training split's posteriors; held-out -log p(z) in nats per object.
 
@@ -57,6 +59,7 @@ def fit_flow(
     numbers = generator(seed, FLOW)
     flow.requires_grad_(True)
     optimiser = torch.optim.Adam(flow.parameters(), lr=spec.learning_rate)
+    progress.start("flow", spec.steps, "step")
     with torch.enable_grad():
         for step in range(spec.steps):
             share = 0.5 * (1 + math.cos(math.pi * step / spec.steps))
@@ -68,6 +71,10 @@ def fit_flow(
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(flow.parameters(), LONGEST_STEP)
             optimiser.step()
+            if step % TOLD == TOLD - 1:
+                progress.advance(TOLD, f"-log p {float(loss.detach()):.4g}")
+    progress.advance(spec.steps % TOLD)
+    progress.finish()
     flow.requires_grad_(False)
     judged = _posteriors(network, material, material.held_out(), spec.images)
     latent, conditions = _sampled(judged, torch.arange(len(judged)), numbers)

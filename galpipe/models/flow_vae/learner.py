@@ -17,6 +17,7 @@ from galpipe.models.flow_vae.spec import Flow, FlowVae
 from galpipe.models.learner import Epoch, Learner, Outcome
 from galpipe.models.material import Material
 from galpipe.models.network import Batch
+from galpipe.stages import Progress
 
 ACTIVE = (
     0.01  # a latent dimension is in use where its mean varies more than this (Burda et al. 2016)
@@ -88,13 +89,13 @@ class FlowVaeLearner(Learner):
             "active_dimensions": float(active),
         }
 
-    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
+    def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
         network, spec = self.network, self.model
         seed = self.training_spec.seed
         last = self.epochs()[-1]
         figures = self.judge(material.ordered(material.held_out()), last)
         if isinstance(spec.prior, Flow) and not network.joint:
-            figures |= fit_flow(network, material, spec.prior, seed)
+            figures |= fit_flow(network, material, spec.prior, seed, progress)
         fit_residual(network, material, seed)
         return figures, []
 

@@ -15,6 +15,7 @@ from galpipe.models.network import Batch
 from galpipe.models.regression.network import RegressionNetwork
 from galpipe.models.regression.scale import apart_of, distribution, summary
 from galpipe.models.regression.spec import Regression
+from galpipe.stages import Progress
 
 
 class RegressionLearner(Learner):
@@ -49,7 +50,7 @@ class RegressionLearner(Learner):
         return Outcome(each.mean(), {"absolute_error": told.sum()})
 
     @torch.no_grad()
-    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
+    def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
         """Calibrate on the validation split; then judge the held-out one as it is published."""
         alarms = []
         if material.objects("validation") >= calibration.FEWEST:

@@ -24,6 +24,7 @@ from galpipe.models.vade.network import (
     mixture_divergence,
 )
 from galpipe.models.vade.spec import VaDE
+from galpipe.stages import Progress
 
 PRINCIPAL_IMAGES = 4096  # of the training split, for the principal components
 RESEEDING_IMAGES = 4096  # of the training split, that tell which components are dead
@@ -86,7 +87,7 @@ class VadeLearner(Learner):
     def judge(self, batches: Iterable[Batch], epoch: Epoch) -> dict[str, float]:
         return judged(self.network, batches).figures(self.network, epoch)
 
-    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
+    def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
         spec = self.model
         if spec.schedule.cycles * (spec.schedule.annealing + spec.schedule.static) == 0:
             self._start_mixture(material)

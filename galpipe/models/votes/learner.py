@@ -18,6 +18,7 @@ from galpipe.models.votes.dirichlet import log_likelihood
 from galpipe.models.votes.network import VotesNetwork
 from galpipe.models.votes.spec import Votes
 from galpipe.models.votes.tree import counts, spans
+from galpipe.stages import Progress
 
 SHARPEST = 8.0  # the factor of all concentrations lies between 1 / SHARPEST and SHARPEST
 TRIED = 97  # values of it, in equal steps of its logarithm
@@ -67,7 +68,7 @@ class VotesLearner(Learner):
         return Outcome(-likely.mean(), {"squared_error": away.sum().detach()})
 
     @torch.no_grad()
-    def finish(self, material: Material) -> tuple[dict[str, float], list[str]]:
+    def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
         """Fit the sharpness on the validation split; then judge the held-out one."""
         alarms = []
         if material.objects("validation") >= FEWEST:
