@@ -19,6 +19,7 @@ from galpipe.catalogue import interpolation
 from galpipe.catalogue.conditions import condition_figures, condition_headline
 from galpipe.catalogue.measuring import measured
 from galpipe.catalogue.trends import Slope, averaged, regressed, share
+from galpipe.classes import gather
 from galpipe.classes.embedding import embed
 from galpipe.models.cvae.spec import Convolved, Cvae, Cvae2, FancyCvae, Vae
 from galpipe.models.engine.spec import Cosine, Training
@@ -116,6 +117,34 @@ def test_own_conditions_cost_less_than_those_of_others(true: Judged) -> None:
     assert loss["gain"] > 4 * loss["gain_error"]
     assert loss["gain"] == pytest.approx(loss["shuffled"] - loss["own"])
     assert (true.figures["n"], true.figures["unknown"]) == (HELD_OUT - UNKNOWN, UNKNOWN)
+
+
+def test_other_conditions_of_the_same_stamps_give_other_vectors(true: Judged) -> None:
+    """A later release's table has other redshifts, or hardly any: nothing stale is published."""
+    workspace = true.workspace
+    table = pq.read_table(workspace.place(true.catalogue) / "catalogue.parquet")
+    place = table.column_names.index("redshift")
+    redshift = table["redshift"].to_numpy()
+    few = np.flatnonzero((np.array(table["split"].to_pylist()) == "test") & (redshift < 1))[:2]
+    given = {
+        "later": redshift + 0.1,
+        "few": np.where(np.isin(np.arange(len(redshift)), few), redshift, np.nan),
+    }
+    for name, values in given.items():
+        other = Ref("sample", name)
+        pq.write_table(
+            table.set_column(place, "redshift", pa.array(values)),
+            workspace.begin(other) / "catalogue.parquet",
+        )
+        workspace.commit(other, None, {})
+        settings = Embedding(micro_batch=64)
+        vectors = embed(Context(workspace), settings, true.model, true.stamps, other)
+        assert vectors != true.embeddings
+        told = gather.embedded(workspace, vectors, "condition")
+        assert told is not None
+        np.testing.assert_allclose(told[:, 0], values, rtol=1e-6)
+    figures = condition_figures(workspace, other, true.stamps, true.model, vectors, seed=0)
+    assert figures["n"] == 2 and figures["trends"]["redshift"]["quantities"] == {}
 
 
 def test_the_figures_are_told_and_drawn(true: Judged, tmp_path: Path) -> None:

@@ -267,6 +267,15 @@ def test_what_a_model_cannot_draw_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_in_the_place_of_the_folder_is_left_alone(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(InputError, match="x is there already; give another folder"):
+        generate(Context(prepared.workspace), prepared.record(VADE), Request(5), tmp_path / "x", 0)
+    assert (tmp_path / "x").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

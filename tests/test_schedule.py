@@ -78,6 +78,12 @@ def test_rates_rise_and_fall_as_told(rate: Any) -> None:
         assert rates[0] == pytest.approx(0.04 * 0.01) and 28 <= top <= 31
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10, 30])
+def test_a_short_training_never_goes_faster_than_told(steps: int) -> None:
+    training = Training(learning_rate=0.01, rate=Cosine())
+    assert max(rate_at(training, step, steps, 1) for step in range(steps)) <= 0.01
+
+
 def test_a_plateau_lowers_the_rate() -> None:
     assert falls([3.0, 2.0, 2.5, 2.4, 2.1, 2.2, 2.3, 1.0], patience=3) == 1
     training = Training(learning_rate=0.01, rate=Plateau(factor=0.5, patience=2))

@@ -18,6 +18,7 @@ from galpipe.models.engine.state import CHECKPOINT
 from galpipe.models.spec import Training, VaDE
 from galpipe.models.training import train
 from galpipe.stages import Context, Silent
+from galpipe.status import Status
 from galpipe.workspace import Ref, Workspace
 from tests import stamped
 
@@ -263,3 +264,11 @@ def test_the_paper_layers_train_too(tmp_path: Path) -> None:
         "static"
     ] * 2
     assert history[-1]["train_squared_difference"] < history[0]["train_squared_difference"]
+
+
+def test_a_network_without_a_usable_stamp_is_one_sentence(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path / "workspace")
+    blank = np.full(60, int(Status.BLANK), np.int32)
+    stamps, catalogue = stamped.commit(workspace, [stamped.galaxies(60)], statuses=[blank])
+    with pytest.raises(InputError, match="no object of the training split has a usable stamp"):
+        train(Context(workspace), stamped.NETWORK, stamped.TRAINING, stamps, catalogue)

@@ -20,7 +20,7 @@ from galpipe.models.learner import Epoch
 from galpipe.models.network import Batch
 from galpipe.models.spec import Stack, Training, VaDE
 from galpipe.models.vade import components, initialisation, schedule
-from galpipe.models.vade.learner import VadeLearner
+from galpipe.models.vade.learner import VadeLearner, judged
 from galpipe.models.vade.mixture import Mixture
 from galpipe.models.vade.network import (
     Posterior,
@@ -109,6 +109,35 @@ def test_shapes_and_gradients_reach_every_parameter(
     assert {"squared_difference", "divergence"} == outcome.sums.keys()
     outcome.loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_a_start_from_too_few_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="initialisation_images = 11 cannot start 12 components"):
+        VaDE(initialisation_images=11)
+
+
+def test_the_bound_is_that_of_samples_of_the_posterior() -> None:
+    """Beside the mean over 400 samples; at the posterior's mean it would be too good."""
+    torch.manual_seed(0)
+    network = VadeNetwork(SMALL, 1, 16, {}).eval()
+    with torch.no_grad():
+        network.log_variance.bias.fill_(0.0)
+        network.draw.weight.normal_(0, 0.1)
+    images = torch.rand(2000, 1, 16, 16)
+    figures = judged(network, [Batch(images, {})], seed=1).figures(network, Epoch(0, "warm-up"))
+    with torch.no_grad():
+        posterior = network.encode(images[:50])
+        several = [
+            ((network.decode(posterior.sample(torch.randn(50, 3))) - images[:50]) ** 2).sum()
+            for _ in range(400)
+        ]
+        own = judged(network, [Batch(images[:50], {})], seed=1)
+    bound = -SMALL.reconstruction * float(torch.stack(several).mean()) / 50
+    bound -= float(gaussian_divergence(posterior).mean())
+    assert figures["elbo"] == pytest.approx(bound, rel=0.02)
+    at_mean = -SMALL.reconstruction * float(own.squared.mean())
+    at_mean -= float(gaussian_divergence(posterior).mean())
+    assert at_mean > bound + 0.05 * abs(bound)
 
 
 def test_stamps_that_do_not_fit_are_refused_in_one_sentence() -> None:

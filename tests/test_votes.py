@@ -17,9 +17,16 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 import galpipe
-from galpipe import spec
+from galpipe import releases, spec
+from galpipe.catalogue.heldout import held_out
+from galpipe.catalogue.reobservation import labelled
+from galpipe.catalogue.spec import Evaluation
 from galpipe.classes import gather
+from galpipe.classes.anew.degrading import Worse
+from galpipe.classes.anew.network import told_of
+from galpipe.classes.anew.observing import Observer, degrade
 from galpipe.classes.embedding import embed
+from galpipe.classes.fitted import load_clusters
 from galpipe.errors import InputError
 from galpipe.models.backbones.spec import PlainCnn
 from galpipe.models.checkpoints import load_model
@@ -177,7 +184,8 @@ def test_planted_chances_are_learnt_from_votes(tmp_path: Path) -> None:
     """The first question's errors on held-out galaxies, and scatters that mean what they say."""
     votes = cast(600)
     unasked = np.arange(600) % 10 == 4
-    given = {name: np.where(unasked, np.nan, values) for name, values in votes.items()}
+    nobody = np.where(np.arange(600) % 20 == 4, np.nan, 0.0)  # not known, or asked in vain
+    given = {name: np.where(unasked, nobody, values) for name, values in votes.items()}
     workspace, stamps, catalogue = planted(tmp_path, given)
     context = Context(workspace)
     model = train(context, PLANTED, TRAINING, stamps, catalogue)
@@ -265,7 +273,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     voted(folder / "sky")
     path = sky.survey_file(folder / "sky.toml", folder / "sky", MODEL)
     text = path.read_text().replace("[cluster]\n", '[cluster]\non = "model"\n')
-    path.write_text(text.replace("[evaluate]\n", "[evaluate]\nfewest = 30\n"))
+    asked = "[evaluate]\nfewest = 30\nreobserve = { objects = 40 }\n"
+    path.write_text(text.replace("[evaluate]\n", asked))
     run_chain(path, folder / "w")
     return folder / "w"
 
@@ -312,3 +321,29 @@ def test_held_out_figures_stand_in_files_and_report(published: Path) -> None:
     assert (place.parent / "plots" / "predictions.png").stat().st_size > 5_000
     page = (published / "releases" / "sky" / "r1" / "report.html").read_text()
     assert "The network learnt raw votes" in page and "Is it seen edge-on?" in page
+
+
+def test_galaxies_seen_again_are_told_their_columns_as_measured_then(published: Path) -> None:
+    """As they were they get their labels, and the network hears of what is measured anew."""
+    workspace = Workspace.open(published)
+    record = releases.record(workspace, "sky", None)
+    refs = {name: Ref(name, digest) for name, digest in record["refs"].items()}
+    objects = held_out(
+        Context(workspace), Evaluation(), refs["sample"], refs["stamps"], refs["assignments"]
+    )
+    told = told_of(workspace, refs["embeddings"], refs["stamps"], refs["sample"], objects.rows)
+    assert told is not None and told.measured == (True, True)
+    np.testing.assert_allclose(told.values[:, 0], objects.measured["axis_ratio"], rtol=1e-6)
+    observer = Observer(workspace, refs["stamps"], refs["embeddings"], objects.rows, told)
+    fitted = load_clusters(workspace, refs["clusters"])
+    again = labelled(fitted, observer, observer.cutouts, observer.preparation)
+    assert np.array_equal(again.cluster, objects.cluster)
+    worse = degrade(observer.cutouts, [Worse("wide", "", psf=4.0)] * len(objects), 3.0, 0)
+    seen = observer.see(worse, observer.preparation)
+    anew = told.anew(seen.names, seen.measured)
+    flat = told.values[:, 0] < 0.3  # which a wide PSF makes rounder
+    assert flat.sum() > 10 and (anew[flat, 0] > told.values[flat, 0] + 0.2).all()
+    place = next((published / "store" / "evaluation").glob("*/figures.json"))
+    conditions = json.loads(place.read_text())["reobservation"]["conditions"]
+    rates = {one["name"]: one["rate"] for one in conditions}
+    assert rates["turned"] < 0.2 and all(0 <= rate < 0.7 for rate in rates.values())

@@ -137,14 +137,14 @@ def _trends(
     """Slopes of the quantities along one condition, per unit of it, within the range drawn."""
     low, high = reach(values[:, place])
     within = (values[:, place] >= low) & (values[:, place] <= high)
+    found: dict[str, Any] = {"low": low, "high": high, "n": int(within.sum()), "quantities": {}}
+    if len(np.unique(values[within, place])) < 2:
+        return found
     stamps_ = measured(stack[within])
     drawings = measured(redrawn(workspace, model, stack[within], values[within]))
     # As many galaxies lie between two of these values as between any other two, so that a trend
     # that is no straight line has the same mean slope in drawings and galaxies.
-    grid = np.quantile(values[within, place], np.linspace(0, 1, VALUES)) if within.any() else None
-    found: dict[str, Any] = {"low": low, "high": high, "n": int(within.sum()), "quantities": {}}
-    if grid is None or grid[0] == grid[-1]:
-        return found
+    grid = np.quantile(values[within, place], np.linspace(0, 1, VALUES))
     at = drawn_at(workspace, model, stack[few], values[few], place, grid)
     other = [measured(drawn) for drawn in at]
     for name in QUANTITIES:

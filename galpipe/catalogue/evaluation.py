@@ -101,7 +101,7 @@ def evaluate(
             context, spec, clustering, objects, catalogue, stamps, model
         )
         figures["reobservation"] = reobservation(
-            workspace, spec, objects, fitted, stamps, model, embeddings
+            workspace, spec, objects, fitted, catalogue, stamps, embeddings
         )
         figures["strangeness"] = strangeness_figures(
             workspace, spec, catalogue, stamps, model, embeddings, objects

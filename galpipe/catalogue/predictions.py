@@ -69,7 +69,7 @@ def prediction_figures(
     if vector is None:
         return None
     targets = read_targets(workspace, stamps, catalogue, kinds.wanted(network))
-    usable = targets.usable & defined(vector)
+    usable = kinds.learnable(network, targets) & defined(vector)
     split = gather.splits(workspace, catalogue)
     rows, judged_on = np.flatnonzero(usable & (split == "test")), "test"
     if len(rows) < spec.fewest:

@@ -15,6 +15,8 @@ from galpipe.workspace import Ref, Workspace
 
 Images = NDArray[np.float32]
 
+AT_ONCE = 256  # stamps of a forward pass
+
 
 def can(workspace: Workspace, model: Ref, ability: str) -> bool:
     """Whether a model can "redraw" stamps, "generate" new ones or tells its own "mixture"."""
@@ -53,8 +55,11 @@ def redrawn(
 
     network = load_model(workspace.place(model))
     given = None if conditions is None else torch.from_numpy(conditions.astype(np.float32))
+    seen, drawn = torch.from_numpy(images), np.empty_like(images)
     with torch.no_grad(), fixed_arithmetic(1):
-        drawn: Images = network.redraw(torch.from_numpy(images), given).numpy()
+        for start in range(0, len(images), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            drawn[some] = network.redraw(seen[some], None if given is None else given[some]).numpy()
     return drawn
 
 

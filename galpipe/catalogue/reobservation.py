@@ -17,6 +17,7 @@ from galpipe.catalogue.agreement import nuisance_figures
 from galpipe.catalogue.heldout import HeldOut, thinned
 from galpipe.catalogue.spec import Evaluation, Reobservation
 from galpipe.classes.anew.degrading import Worse
+from galpipe.classes.anew.network import told_of
 from galpipe.classes.anew.observing import Cutouts, Observer, degrade
 from galpipe.classes.features import Reason
 from galpipe.classes.fitted import Clusters
@@ -68,8 +69,8 @@ def reobservation(
     spec: Evaluation,
     objects: HeldOut,
     fitted: Clusters,
+    catalogue: Ref,
     stamps: Ref,
-    model: Ref | None,
     embeddings: Ref | None,
 ) -> dict[str, Any] | None:
     """Flip rates of the labels by condition, and along S/N and size; None where not asked for.
@@ -82,7 +83,8 @@ def reobservation(
         return None
     chosen = thinned(np.arange(len(objects)), asked.objects)
     rows = objects.rows[chosen]
-    observer = Observer(workspace, stamps, embeddings, rows)
+    beside = told_of(workspace, embeddings, stamps, catalogue, rows)
+    observer = Observer(workspace, stamps, embeddings, rows, beside)
     before = objects.cluster[chosen]
     own = None if objects.model_cluster is None else objects.model_cluster[chosen]
     axes = {

@@ -132,7 +132,16 @@ def _fitted(
     memberships, rule, steadied = mixture.posterior(z[train])[0], None, None
     if spec.steady is not None:
         rule, memberships, steadied = steady.fit(
-            context, spec, stamps, embeddings, names, wanted, (raw, embedding), train, memberships
+            context,
+            spec,
+            stamps,
+            embeddings,
+            catalogue,
+            names,
+            wanted,
+            (raw, embedding),
+            train,
+            memberships,
         )
         notes.append(
             "labels are given by a rule that learnt those of the mixture "

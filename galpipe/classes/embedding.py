@@ -52,14 +52,17 @@ def embed(
     them from the `catalogue`.  Raises InputError where it lacks one.
     """
     workspace = context.workspace
-    parents = {"model": model, "stamps": stamps}
+    parents: dict[str, Ref | str] = {"model": model, "stamps": stamps}
+    given = _conditions(context, model, stamps, catalogue)
+    if given is not None:  # a release may tell of the same stamps other things
+        whole = b"".join(digest.encode() + given[digest].tobytes() for digest in sorted(given))
+        parents["conditions"] = hashlib.sha256(whole).hexdigest()[:32]
     ref = address("embeddings", VERSION, settings, parents)
     if workspace.manifest(ref) is not None:
         return ref
     manifest = workspace.manifest(stamps)
     assert manifest is not None
     device_of(settings.device, "embed")
-    given = _conditions(context, model, stamps, catalogue)
     parts = []
     progress = context.progress
     total = sum(part["objects"] for part in manifest["parts"])

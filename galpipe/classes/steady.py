@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galpipe.classes.anew.degrading import Worse
+from galpipe.classes.anew.network import Told, told_of
 from galpipe.classes.anew.observing import Observer, degrade
 from galpipe.classes.features import Reason, fit_vectors, stored
 from galpipe.classes.rule import Layers, Rule
@@ -42,6 +43,7 @@ class _Again:
     stamps: Ref
     embeddings: Ref | None
     rows: Rows  # of the catalogue
+    told: Told | None  # of these rows
     number: int  # how often they were seen worse before
     spec: Steady
     columns: tuple[str, ...]
@@ -63,6 +65,7 @@ def fit(
     spec: Clustering,
     stamps: Ref,
     embeddings: Ref | None,
+    catalogue: Ref,
     present: Sequence[str],
     columns: Sequence[str],
     measured: tuple[Floats | None, Floats | None],
@@ -92,11 +95,16 @@ def fit(
     ours = None if vectors.axes is None else embeddings
     count = min(steady.objects, len(rows))
     chosen = rows[np.arange(count) * len(rows) // count]  # evenly along the catalogue
+    told_them = told_of(workspace, ours, stamps, catalogue, chosen)
     work = [
-        _Again(str(workspace.root), stamps, ours, some, number, steady, tuple(columns))
+        _Again(
+            str(workspace.root), stamps, ours, chosen[some],
+            None if told_them is None else told_them.some(some),
+            number, steady, tuple(columns),
+        )
         for number in range(steady.times)
-        for some in np.array_split(chosen, -(-len(chosen) // AT_ONCE))
-    ]
+        for some in np.array_split(np.arange(len(chosen)), -(-len(chosen) // AT_ONCE))
+    ]  # fmt: skip
     context.progress.start("cluster", len(chosen) * steady.times, "degraded objects")
     again: list[_Seen] = []
     for seen in context.network_map(_see, work):
@@ -170,7 +178,7 @@ def worse(spec: Steady, number: int, object_id: Any) -> Worse:
 def _see(work: _Again) -> _Seen:
     """Degrade, prepare and embed some objects."""
     workspace, spec = Workspace(work.root), work.spec
-    observer = Observer(workspace, work.stamps, work.embeddings, work.rows)
+    observer = Observer(workspace, work.stamps, work.embeddings, work.rows, work.told)
     conditions = [worse(spec, work.number, one) for one in observer.cutouts.ids]
     seen = observer.see(
         degrade(observer.cutouts, conditions, spec.fwhm, spec.seed), observer.preparation

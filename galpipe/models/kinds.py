@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from galpipe import spec as specs
 from galpipe.models.autoencoder.spec import Autoencoder
 from galpipe.models.contrastive.spec import Contrastive
@@ -15,7 +18,7 @@ from galpipe.models.learner import Learner
 from galpipe.models.network import Network
 from galpipe.models.regression.spec import Regression
 from galpipe.models.spec import Classifier, Model, VaDE
-from galpipe.models.targets import Wanted
+from galpipe.models.targets import Targets, Wanted
 from galpipe.models.votes.spec import Votes
 
 
@@ -38,13 +41,23 @@ def wanted(model: Any) -> tuple[Wanted, ...]:
     return ()
 
 
+def learnable(model: Any, targets: Targets) -> NDArray[np.bool_]:
+    """Which catalogue rows have what is learnt of them; of votes, some on the first question."""
+    if not isinstance(model, Votes):
+        return targets.usable
+    from galpipe.models.votes.tree import first_votes
+
+    cast: NDArray[np.float64] = first_votes(model, targets.values)
+    return targets.usable & (cast > 0)
+
+
 def _beside(columns: tuple[str, ...]) -> tuple[Wanted, ...]:
     """Columns that are seen beside the image, known or not."""
     return (Wanted("condition", columns, "numbers", required=False),) if columns else ()
 
 
 def _votes_wanted(model: Votes) -> tuple[Wanted, ...]:
-    """Votes on every answer; only objects with some on the first question are learnt from."""
+    """Votes on every answer, and what tells how many were asked the first question."""
     columns = tuple(one.column for question in model.questions for one in question.answers)
     first = tuple(one.column for one in model.questions[0].answers)
     asked = first if model.votes is None else (model.votes,)

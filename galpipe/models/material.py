@@ -110,9 +110,10 @@ def only(splits: Splits, usable: NDArray[np.bool_]) -> Splits:
     for name, old in splits.selections.items():
         keep = usable[splits.rows[name]]
         rows[name] = splits.rows[name][keep]
-        ends = np.cumsum([len(selection.rows) for selection in old])[:-1]
+        ends = np.cumsum([len(selection.rows) for selection in old])
+        pieces = np.split(keep, ends)[:-1]  # the last one is empty
         selections[name] = [
             Selection(selection.part, selection.rows[mine])
-            for selection, mine in zip(old, np.split(keep, ends), strict=True)
+            for selection, mine in zip(old, pieces, strict=True)
         ]
     return Splits.of(selections, rows)

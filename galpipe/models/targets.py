@@ -84,20 +84,32 @@ def read_targets(
     return Targets(values, classes, usable)
 
 
+def of_stamps(workspace: Workspace, catalogue: Ref, columns: Sequence[str]) -> tuple[bool, ...]:
+    """Which of the columns are measured on the stamps, and not given in the table."""
+    names = pq.read_schema(workspace.place(catalogue) / "catalogue.parquet").names
+    return tuple(_in_table(names, name) is None for name in columns)
+
+
+def _in_table(names: Sequence[str], name: str) -> str | None:
+    """What a column is called in the catalogue; None where it has it not."""
+    if f"input_{name}" in names:
+        return f"input_{name}"
+    return name if name in ("redshift", "ra", "dec") and name in names else None
+
+
 def _column(
     workspace: Workspace, stamps: Ref, table: pa.Table, name: str, key: str
 ) -> pa.ChunkedArray:
-    if f"input_{name}" in table.column_names:
-        return table[f"input_{name}"]
-    if name in ("redshift", "ra", "dec") and name in table.column_names:
-        return table[name]
+    given = _in_table(table.column_names, name)
+    if given is not None:
+        return table[given]
     measured = gather.column_names(workspace, stamps)
     if name in measured:
         found = gather.gather(workspace, stamps, ["measured"])["measured"]
         return pa.chunked_array([pa.array(found[:, measured.index(name)].astype(np.float64))])
-    given = [n.removeprefix("input_") for n in table.column_names if n.startswith("input_")]
-    near = difflib.get_close_matches(name, [*given, *measured], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"the table has {', '.join(given[:20])}."
+    own = [n.removeprefix("input_") for n in table.column_names if n.startswith("input_")]
+    near = difflib.get_close_matches(name, [*own, *measured], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"the table has {', '.join(own[:20])}."
     raise InputError(f"[{key}]: there is no column {name!r}; {hint}")
 
 

@@ -117,7 +117,8 @@ def learnt_from(
     """The stamps that a model learns from, by split, and what it learns of them."""
     workspace = context.workspace
     targets = read_targets(workspace, stamps, catalogue, kinds.wanted(model))
-    return only(read_splits(workspace, stamps, catalogue), targets.usable), targets
+    learnable = kinds.learnable(model, targets)
+    return only(read_splits(workspace, stamps, catalogue), learnable), targets
 
 
 def facts_of(model: Any, splits: Splits, targets: Targets) -> dict[str, Any]:

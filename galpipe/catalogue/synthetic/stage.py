@@ -48,7 +48,7 @@ def generate(
         raise InputError(
             f"generate: {record['survey']} {record['release']} has no model; its [model] is none."
         )
-    if target.exists() and any(target.iterdir()):
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"generate: {target} is there already; give another folder with --output.")
     model, stamps, catalogue = (
         Ref(name, record["refs"][name]) for name in ("model", "stamps", "sample")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 
 from galpipe.classes import gather
 from galpipe.workspace import Ref, Workspace
+
+Floats = NDArray[np.float64]
 
 
 def view_of(workspace: Workspace, model: Ref) -> str:
@@ -27,6 +31,51 @@ def conditions_of(
     """
     given = None if embeddings is None else gather.embedded(workspace, embeddings, "condition")
     return None if given is None else given[rows].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Told:
+    """The columns that a network is told of objects beside their images."""
+
+    names: tuple[str, ...]
+    values: Floats  # (object, column), raw; NaN where unknown
+    measured: tuple[bool, ...]  # which are measured on the stamp, and anew on another one
+
+    def some(self, places: NDArray[np.int64]) -> Told:
+        """Those of some of the objects."""
+        return replace(self, values=self.values[places])
+
+    def anew(self, names: Sequence[str], measured: Floats) -> Floats:
+        """What it is told of other stamps of the objects, on which `names` were `measured`."""
+        values = self.values.copy()
+        for place, name in enumerate(self.names):
+            if self.measured[place]:
+                values[:, place] = measured[:, names.index(name)]
+        return values
+
+
+def told_of(
+    workspace: Workspace,
+    embeddings: Ref | None,
+    stamps: Ref,
+    catalogue: Ref,
+    rows: NDArray[np.int64],
+) -> Told | None:
+    """What the network of some embeddings is told of catalogue rows; None where nothing."""
+    if embeddings is None:
+        return None
+    from galpipe.models.checkpoints import description
+    from galpipe.models.targets import Wanted, of_stamps, read_targets
+
+    made = workspace.manifest(embeddings)
+    assert made is not None, "embeddings are committed before they are repeated"
+    facts = description(workspace.place(Ref("model", made["parents"]["model"]))).get("facts", {})
+    if "condition" not in facts:
+        return None
+    names = tuple(facts["condition"]["columns"])
+    wanted = Wanted("condition", names, "numbers")
+    values = read_targets(workspace, stamps, catalogue, [wanted]).values["condition"][rows]
+    return Told(names, values.astype(np.float64), of_stamps(workspace, catalogue, names))
 
 
 def embedded_anew(

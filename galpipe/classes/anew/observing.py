@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from galpipe import spec as specs
 from galpipe.classes import gather
 from galpipe.classes.anew.degrading import Worse, degraded
-from galpipe.classes.anew.network import conditions_of, embedded_anew, view_of
+from galpipe.classes.anew.network import Told, embedded_anew, view_of
 from galpipe.stamps.morphology import columns
 from galpipe.stamps.parts import Part
 from galpipe.stamps.pixels import prepare_images
@@ -58,11 +58,16 @@ class Seen:
 class Observer:
     """Preparation and network of a release, for cutouts of given catalogue rows that have stamps.
 
-    `embeddings` None: without a network.
+    `embeddings` None: without a network; `told` of these rows: the columns it is told.
     """
 
     def __init__(
-        self, workspace: Workspace, stamps: Ref, embeddings: Ref | None, rows: Rows
+        self,
+        workspace: Workspace,
+        stamps: Ref,
+        embeddings: Ref | None,
+        rows: Rows,
+        told: Told | None = None,
     ) -> None:
         manifest = workspace.manifest(stamps)
         assert manifest is not None, "stamps are committed before they are made anew"
@@ -78,13 +83,15 @@ class Observer:
             made = workspace.manifest(embeddings)
             assert made is not None, "embeddings are committed before they are repeated"
             self._model = Ref("model", made["parents"]["model"])
-        self._conditions = conditions_of(workspace, embeddings, rows)
+        self._told = told
 
     def see(self, cutouts: Cutouts, preparation: Preparation) -> Seen:
         """Prepare cutouts of the given rows, and embed their stamps."""
         prepared = prepare_images(
             cutouts.images, cutouts.ny, cutouts.nx, cutouts.status, cutouts.bands, preparation
         )
+        names = tuple(column.name for column in columns(cutouts.bands))
+        measured = prepared.measured.astype(np.float64)
         arrays: Mapping[str, Floats] = {}
         if self._model is not None and self._embeddings is not None:
             seen = getattr(prepared, view_of(self._workspace, self._model))
@@ -94,12 +101,12 @@ class Observer:
                 self._embeddings,
                 stored(stretched(seen, self._scale, preparation.stretch), preparation.dtype),
                 unit_scale(preparation.dtype),
-                self._conditions,
+                None if self._told is None else self._told.anew(names, measured),
             )
         return Seen(
             (prepared.status & int(Status.OK)) > 0,
-            tuple(column.name for column in columns(cutouts.bands)),
-            prepared.measured.astype(np.float64),
+            names,
+            measured,
             arrays,
         )
 

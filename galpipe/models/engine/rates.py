@@ -30,7 +30,7 @@ def rate_at(
             return float(spec.learning_rate * (final / spec.learning_rate) ** (epoch / epochs))
         case Cosine(rise=rise, final=final):
             if done < rise:
-                return spec.learning_rate * (done + 1 / (steps * epochs)) / rise
+                return spec.learning_rate * min(1.0, (done + 1 / (steps * epochs)) / rise)
             return final + (spec.learning_rate - final) * _down((done - rise) / (1 - rise))
         case OneCycle(rise=rise, first=first, final=final):
             if done < rise:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -89,10 +89,9 @@ class Stepper:
         own = (self.group.rank,) if self.group.rank else ()  # ranks draw noise of their own
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        piece = math.ceil(len(stored) / parts)
-        for number, start in enumerate(range(0, len(stored), piece)):
+        cuts = pieces(len(stored), parts)
+        for number, part in enumerate(cuts):
             seed_all(training.seed, epoch.number, step, number, *own)
-            part = slice(start, start + piece)
             mine = stored[part].to(device, non_blocking=True)
             images = as_brightness(augmented_stored(mine, training.augment), self._unit_scale)
             images = augmented(images, self._turned)
@@ -100,7 +99,7 @@ class Stepper:
             if training.augment.noise:
                 shown = images + training.augment.noise * torch.randn_like(images)
             there = {name: t[part].to(device, non_blocking=True) for name, t in targets.items()}
-            last = start + piece >= len(stored)
+            last = number == len(cuts) - 1
             with contextlib.nullcontext() if last else self.group.apart(self._module):
                 with (
                     torch.autocast(device.type, torch.bfloat16, enabled=self._low),
@@ -162,11 +161,23 @@ def _shares(learner: Learner) -> list[tuple[float, list[nn.Parameter]]]:
     return list(found.items())
 
 
+def pieces(images: int, parts: int) -> list[slice]:
+    """A batch cut into `parts` of about the same size.
+
+    None has a single image, which has no variance that layers could go by, unless the batch has:
+    there are fewer parts then.
+    """
+    count = min(parts, max(1, images // 2))
+    ends = [images * number // count for number in range(count + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
 def parts_after(parts: int, batch: int) -> int:
     """Into how many parts a batch is cut after `parts` were too few; raises InputError for none."""
-    if parts >= batch:
+    most = max(1, batch // 2)
+    if parts >= most:
         raise InputError(
-            "training: there is not enough memory for one image at a time; take a smaller network "
+            "training: there is not enough memory for two images at a time; take a smaller network "
             "or smaller stamps."
         )
-    return min(2 * parts, batch)
+    return min(2 * parts, most)

@@ -12,6 +12,7 @@ import torch
 import zuko
 from torch import Tensor, nn
 
+from galpipe.errors import InputError
 from galpipe.models.flow_vae.spec import Flow
 
 
@@ -30,7 +31,7 @@ class LatentFlow(nn.Module):
     def __init__(self, spec: Flow, latent: int, conditions: Mapping[str, Any] | None) -> None:
         super().__init__()
         given = conditions or {"mean": [], "scatter": []}
-        self.conditions = len(given["mean"])
+        self.conditions, self.splines = len(given["mean"]), spec.family == "spline"
         shape = {
             "transforms": spec.transforms,
             "hidden_features": (spec.width,) * spec.depth,
@@ -49,7 +50,16 @@ class LatentFlow(nn.Module):
         self.register_buffer("condition_scatter", torch.tensor(given["scatter"]))
 
     def log_density(self, latent_BJ: Tensor, conditions_BK: Tensor | None = None) -> Tensor:
-        """log p(z | conditions) in nats, (B,); raw values of the conditions."""
+        """log p(z | conditions) in nats, (B,); raw values of the conditions.
+
+        Raises InputError for splines on a GPU, where the sums that place their knots have no
+        deterministic arithmetic.
+        """
+        if self.splines and latent_BJ.device.type == "cuda":
+            raise InputError(
+                'a flow of family = "spline" has no deterministic arithmetic on a GPU; say '
+                'device = "cpu" in [training] and [embed], or take family = "maf".'
+            )
         with torch.autocast(latent_BJ.device.type, enabled=False):
             z = (latent_BJ.float() - self.middle) / self.scatter
             found: Tensor = self.flow(self._standard(conditions_BK)).log_prob(z)

@@ -53,7 +53,10 @@ def start_linear(
     The posterior's variances start at their optimum for a linear decoder,
     1 / (1 + 2 R scatter^2), with R the weight of the squared differences.
     """
-    average, axes, scatter = principal_axes(images_NP, network.spec.latent, seed)
+    device = network.project.weight.device
+    average, axes, scatter = (
+        found.to(device) for found in principal_axes(images_NP, network.spec.latent, seed)
+    )
     network.start_linear(average, axes, scatter)
     with torch.no_grad():
         network.log_variance.weight.zero_()

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from galpipe.errors import InputError
+from galpipe.models.engine.arithmetic import generator
 from galpipe.models.engine.spec import Training
 from galpipe.models.learner import Epoch, Learner, Outcome
 from galpipe.models.material import Material
@@ -85,13 +86,14 @@ class VadeLearner(Learner):
         return Outcome(loss, {name: value.detach() for name, value in sums.items()})
 
     def judge(self, batches: Iterable[Batch], epoch: Epoch) -> dict[str, float]:
-        return judged(self.network, batches).figures(self.network, epoch)
+        return judged(self.network, batches, self.training_spec.seed).figures(self.network, epoch)
 
     def finish(self, material: Material, progress: Progress) -> tuple[dict[str, float], list[str]]:
         spec = self.model
         if spec.schedule.cycles * (spec.schedule.annealing + spec.schedule.static) == 0:
             self._start_mixture(material)
-        found = judged(self.network, material.ordered(material.held_out()))
+        seed = self.training_spec.seed
+        found = judged(self.network, material.ordered(material.held_out()), seed)
         with torch.no_grad():
             responsibilities = self.network.memberships(found.posterior.mean)
         heads = self.network.heads()
@@ -114,21 +116,21 @@ class VadeLearner(Learner):
         return figures, health.alarms()
 
     @torch.no_grad()
+    def _posteriors(self, material: Material, most: int | None) -> Posterior:
+        """Those of training images, on the CPU."""
+        found = [self.network.encode(batch.images) for batch in material.ordered("train", most)]
+        return Posterior(*(torch.cat(values).cpu() for values in zip(*found, strict=True)))
+
     def _reseed(self, material: Material) -> None:
-        found = [
-            self.network.encode(batch.images)
-            for batch in material.ordered("train", RESEEDING_IMAGES)
-        ]
-        posterior = Posterior(*(torch.cat(values).cpu() for values in zip(*found, strict=True)))
+        posterior = self._posteriors(material, RESEEDING_IMAGES)
         merging.reseed(self.network.mixture, posterior, self.model.occupancy_alarm)
 
     def _start_mixture(self, material: Material) -> None:
         spec = self.model
-        found = judged(self.network, material.ordered("train", spec.initialisation_images))
         with threadpool_limits(1):
             initialisation.start_mixture(
                 self.network.mixture,
-                Posterior(*(values.cpu() for values in found.posterior)),
+                self._posteriors(material, spec.initialisation_images),
                 spec.initialisation_restarts,
                 self.training_spec.seed,
             )
@@ -140,6 +142,7 @@ class Judged:
 
     posterior: Posterior  # (N, J) each
     squared: Tensor  # squared differences summed over an image, drawn from the mean
+    sampled: Tensor  # the same, drawn from one sample of the posterior
     variance: float  # of the pixels about the objects' mean image, summed over an image
 
     @torch.no_grad()
@@ -152,8 +155,8 @@ class Judged:
             else mixture_divergence(network.mixture, self.posterior, None)
         )
         squared = float(self.squared.double().mean())
-        # The decoder's answer to the spread of q(z|x) is left out: the bound is taken at the mean.
-        elbo = -(network.spec.reconstruction * squared + float(divergence.double().mean()))
+        sampled = float(self.sampled.double().mean())
+        elbo = -(network.spec.reconstruction * sampled + float(divergence.double().mean()))
         active = (self.posterior.mean.double().var(0, correction=0) > ACTIVE).sum()
         return {
             "loss": -elbo,
@@ -166,15 +169,20 @@ class Judged:
 
 
 @torch.no_grad()
-def judged(network: VadeNetwork, batches: Iterable[Batch]) -> Judged:
-    """Encode and draw objects without gradients."""
-    means, log_variances, squared = [], [], []
+def judged(network: VadeNetwork, batches: Iterable[Batch], seed: int) -> Judged:
+    """Encode and draw objects without gradients; `seed` of the samples of their posteriors."""
+    numbers = generator(seed)
+    means, log_variances = [], []
+    squared: list[Tensor] = []
+    sampled: list[Tensor] = []
     total = total_squares = None
     count = 0
     for batch in batches:
         x = batch.images
         posterior = network.encode(x)
-        squared.append(((network.decode(posterior.mean) - x) ** 2).flatten(1).sum(1))
+        noise = torch.randn(posterior.mean.shape, generator=numbers).to(x.device)
+        for latent, told in ((posterior.mean, squared), (posterior.sample(noise), sampled)):
+            told.append(((network.decode(latent) - x) ** 2).flatten(1).sum(1))
         means.append(posterior.mean)
         log_variances.append(posterior.log_variance)
         sums, squares = x.sum(0, dtype=torch.float64), (x.double() ** 2).sum()
@@ -183,6 +191,5 @@ def judged(network: VadeNetwork, batches: Iterable[Batch]) -> Judged:
         count += len(x)
     assert total is not None and total_squares is not None
     variance = float(total_squares / count - ((total / count) ** 2).sum())
-    return Judged(
-        Posterior(torch.cat(means), torch.cat(log_variances)), torch.cat(squared), variance
-    )
+    posterior = Posterior(torch.cat(means), torch.cat(log_variances))
+    return Judged(posterior, torch.cat(squared), torch.cat(sampled), variance)

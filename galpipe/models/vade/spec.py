@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from galpipe.spec import spec
 
@@ -86,3 +86,13 @@ class VaDE:
     occupancy_alarm: float = Field(
         default=0.1, ge=0, lt=1
     )  # of 1 / components: below, a component is dead
+
+    @model_validator(mode="after")
+    def _has_enough_to_start(self) -> VaDE:
+        images = self.initialisation_images
+        if images is not None and images < self.components:
+            raise ValueError(
+                f"initialisation_images = {images} cannot start {self.components} components; "
+                "give more images or fewer components"
+            )
+        return self

@@ -5,7 +5,12 @@ Shapes: B objects, R answers of all questions in order, L labels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from galpipe.models.votes.spec import Question, Votes
@@ -45,6 +50,14 @@ def counts(spec: Votes, given_BR: Tensor, asked_B: Tensor | None) -> Tensor:
             asked = torch.nan_to_num(asked_B, nan=0.0).clamp(min=0)
         made[:, span] = known[:, span] * asked[:, None]
     return made
+
+
+def first_votes(spec: Votes, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """How many votes objects have on the first question, of the targets `votes` and `asked`."""
+    asked = torch.from_numpy(values["asked"][:, 0]) if spec.given == "fractions" else None
+    votes = counts(spec, torch.from_numpy(values["votes"]), asked)
+    found: NDArray[np.float64] = votes[:, spans(spec)[0]].double().sum(1).numpy()
+    return found
 
 
 def leaves(spec: Votes) -> list[tuple[str, ...]]:
