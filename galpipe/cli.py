@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from galpipe import __version__
+from galpipe.catalogue.debiasing import command as debiasing
 from galpipe.catalogue.synthetic import command
 
 RUN_EXAMPLES = """\
@@ -185,6 +186,10 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, help="file to write (default: SURVEY-RELEASE.suffix here)"
     )
     export.set_defaults(command=_export)
+    debias = _command(kinds, "debias", debiasing.TEXT, debiasing.EXAMPLES)
+    _workspace(debias)
+    debiasing.options(debias)
+    debias.set_defaults(command=_debias)
 
     diff = _command(
         commands, "diff", "what changed between two releases", "example:\n  galpipe diff gz5 r1 B\n"
@@ -408,6 +413,10 @@ def _export(options: argparse.Namespace) -> int:
     export(folder / "labels.parquet", target, options.format)
     print(target)
     return 0
+
+
+def _debias(options: argparse.Namespace) -> int:
+    return debiasing.run(options, _survey_name(options.survey))
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from galpipe.classes.anew.network import told_of
 from galpipe.classes.anew.observing import Observer, degrade
 from galpipe.classes.embedding import embed
 from galpipe.classes.fitted import load_clusters
+from galpipe.cli import main
 from galpipe.errors import InputError
 from galpipe.models.backbones.spec import PlainCnn
 from galpipe.models.checkpoints import load_model
@@ -259,6 +260,7 @@ def voted(folder: Path) -> None:
         edge = random.binomial(flat, EDGE[row["kind"]]) / flat if flat else 0.0
         row |= {"asked": asked, "f_round": 1 - flat / asked, "f_flat": flat / asked}
         row |= {"f_edge": edge, "f_tilted": 1 - edge if flat else 0.0}
+        row["z"] = round(random.uniform(0.02, 0.2), 4)
     with (folder / "galaxies.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -273,6 +275,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     voted(folder / "sky")
     path = sky.survey_file(folder / "sky.toml", folder / "sky", MODEL)
     text = path.read_text().replace("[cluster]\n", '[cluster]\non = "model"\n')
+    text = text.replace('file = "file"', 'file = "file"\nredshift = "z"')
     asked = "[evaluate]\nfewest = 30\nreobserve = { objects = 40 }\n"
     path.write_text(text.replace("[evaluate]\n", asked))
     run_chain(path, folder / "w")
@@ -347,3 +350,32 @@ def test_galaxies_seen_again_are_told_their_columns_as_measured_then(published: 
     conditions = json.loads(place.read_text())["reobservation"]["conditions"]
     rates = {one["name"]: one["rate"] for one in conditions}
     assert rates["turned"] < 0.2 and all(0 <= rate < 0.7 for rate in rates.values())
+
+
+def test_published_fractions_are_debiased_by_a_step_of_its_own(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["labels", "debias", "sky", "--workspace", str(published), "--like", "r50"]
+    target = tmp_path / "debiased.parquet"
+    assert main([*words, "--each", "40", "--output", str(target)]) == 0
+    said = capsys.readouterr().out
+    table, labels = pq.read_table(target), galpipe.open_labels(str(published), "sky")
+    assert table["object_id"].equals(labels["object_id"])
+    assert table["predicted_flat"].equals(labels["predicted_flat"])
+    bins, near = table["debias_bin"].to_numpy(), table["debias_bin"].to_numpy() == 0
+    assert f"debiased {(bins >= 0).sum()} of 300 objects" in said and "flat: 0." in said
+    assert near.sum() >= 40 and bins.max() >= 1
+    before, after = (table[f"{kind}_flat"].to_numpy() for kind in ("predicted", "debiased"))
+    np.testing.assert_array_equal(before[near], after[near])
+    assert 0 < np.abs(after - before).max() < 0.6
+    np.testing.assert_allclose(after + table["debiased_round"].to_numpy(), 1, atol=1e-6)
+    assert b"Hart et al" in table.schema.field("debiased_flat").metadata[b"description"]
+    for wrong, told in {
+        ("--like", "nothing"): "the labels have no column 'nothing'",
+        ("--redshift", "label"): "the column 'label' holds no numbers",
+        ("--each", "200"): "too few for two bins of 200",
+        ("--output", str(tmp_path / "no" / "x")): "is not a folder",
+    }.items():
+        assert main([*words, *wrong]) == 2
+        assert told in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["debiased.parquet"]

@@ -33,7 +33,7 @@ class Votes:
     """A network that learns raw votes on a tree of questions (Walmsley et al. 2022).
 
     Debiased fractions are no votes and are never learnt: they depend on the redshift, which no
-    image shows.  Predictions are debiased afterwards, as observed fractions are.
+    image shows.  What is predicted is debiased afterwards, by `galpipe labels debias`.
     """
 
     kind: Literal["votes"] = "votes"
