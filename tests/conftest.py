@@ -14,11 +14,12 @@ from tests import sky
 settings.register_profile("galpipe", deadline=None)
 settings.load_profile("galpipe")
 
-# The files that take longest, which several processes at once had better begin with.
+# The files that take longest, which several processes at once had better begin with; those that
+# wait for servers and those that compute in turns.
 LONGEST = (
-    "test_stop", "test_deploy", "test_processes", "test_generate", "test_chain", "test_docs",
-    "test_cli", "test_faults", "test_vo", "test_ranks", "test_sky_drawing", "test_retry",
-    "test_sdss_fields", "test_sdss", "test_steady", "test_stress",
+    "test_deploy", "test_generate", "test_processes", "test_chain", "test_stop", "test_steady",
+    "test_docs", "test_sky_drawing", "test_cli", "test_faults", "test_vo", "test_ranks",
+    "test_retry", "test_sdss_fields", "test_sdss", "test_stress",
 )  # fmt: skip
 
 

@@ -17,6 +17,14 @@ from galpipe.chain import STAGES, Chain
 from galpipe.stages import Context, ShardMap, serial_map
 from galpipe.workspace import Workspace
 
+# What the stages of a survey import when they begin.
+NEEDED = (
+    "galpipe.archives.filed", "galpipe.archives.retrieve", "galpipe.archives.table",
+    "galpipe.catalogue.evaluation", "galpipe.catalogue.labels", "galpipe.catalogue.report.stage",
+    "galpipe.classes.clusters", "galpipe.sample.catalogue", "galpipe.stamps.prepare",
+    "galpipe.stamps.scaling", "sklearn.cluster", "sklearn.manifold", "sklearn.metrics",
+    "sklearn.mixture", "zarr",
+)  # fmt: skip
 HANG = 600.0  # seconds after which a process that should end or answer counts as hanging
 
 
@@ -100,7 +108,7 @@ class ForkedChain:
 
     def __init__(self, survey_file: Path, root: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "galpipe.catalogue.report.stage", "zarr"])
+        context.set_forkserver_preload([__name__, *NEEDED])
         self._process = context.Process(target=run_chain, args=(survey_file, root))
         self._process.start()
 
