@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Several test processes share the cores: threads of each that wait for work in a loop would take
+# half of them.  What they start has no such limit (`tests.running.environment`).
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 from hypothesis import settings
 

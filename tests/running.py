@@ -61,8 +61,11 @@ def call(*arguments: str | Path, timeout: float = HANG) -> subprocess.CompletedP
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, without what would send a run to somebody else's servers."""
-    hidden = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "GALPIPE_WORKSPACE")
+    """This process's environment, without what is its own (see `tests.conftest`).
+
+    Nor is there what would send a run to somebody else's servers.
+    """
+    hidden = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "GALPIPE_WORKSPACE", "OMP_NUM_THREADS")
     kept = {key: value for key, value in os.environ.items() if key not in hidden}
     return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -239,9 +240,11 @@ def die_once(path: str) -> str:
 def spread() -> Iterator[DaskMap]:
     # What processes are forked from has other modules where another file of tests has started it.
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
-    shard_map = DaskMap(workers=2)
-    yield shard_map
-    shard_map.close()
+    with mock.patch.dict(os.environ):
+        del os.environ["OMP_NUM_THREADS"]  # that of the tests' own processes
+        shard_map = DaskMap(workers=2)
+        yield shard_map
+        shard_map.close()
 
 
 def test_dask_equals_serial(spread: DaskMap) -> None:

@@ -133,18 +133,23 @@ def test_a_judgement_has_every_figure_beside_its_control(
 
 
 def test_the_same_request_gives_the_same_bytes_and_a_longer_one_begins_alike(
-    published: Path, made: tuple[Path, dict[str, Any]], tmp_path: Path
+    published: Path,
+    made: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """In this process alone, where it was made by a command with workers of its own."""
     target, _ = made
-    words = ("--count", "70", "--judged", "25", "--output", tmp_path / "again")
-    done = command(published, *words, "--workers", "1")
-    assert done.returncode == 0, done.stderr
+    words = ["generate", "sky", "--workspace", str(published / "workspace"), "--workers", "1"]
+    words += ["--count", "70", "--judged", "25", "--output", str(tmp_path / "again")]
+    assert main(words) == 0
     assert digests(tmp_path / "again") == digests(target)
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "again")
-    assert "real against generated, statmorph: AUROC" in done.stdout
-    refused = command(published, *words)
-    assert refused.returncode == 2
-    assert "is there already; give another folder with --output" in refused.stderr
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == str(tmp_path / "again")
+    assert "real against generated, statmorph: AUROC" in said
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "is there already; give another folder with --output" in told
     images = Part(target / "stamps").read("image")
     found = {}
     for name, request in {"fewer": Request(66), "other": Request(66, seed=1)}.items():
