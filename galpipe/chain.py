@@ -150,7 +150,9 @@ class Chain:
         if self.survey.start is None:
             return None
         first = before(self.survey.start)
-        self.context.progress.say(f"train: the network of {first.name} comes first")
+        self.context.progress.say(
+            f"train: begins with the network of {first.name}, trained first where it is missing"
+        )
         chain = Chain(first, self.context, prune=self.prune, base=Base())
         for stage in STAGES[: STAGES.index("train") + 1]:
             chain.run(stage)
