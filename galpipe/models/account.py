@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from galpipe import spec
+from galpipe.models.engine.meter import in_words
 from galpipe.models.engine.spec import Training
 from galpipe.models.learner import Epoch
 from galpipe.models.splits import Splits
@@ -44,11 +45,7 @@ class Account:
         self.run.metrics({**_numbers(record), **speed}, step=number)
         figure = record.get("validation_elbo", record.get("validation_loss", float("nan")))
         name = "elbo" if "validation_elbo" in record else "loss"
-        waited = 100 * speed["waiting_share"]
-        self._progress.advance(
-            note=f"{name} {figure:.4g}, {waited:.0f} % waiting for stamps "
-            f"({speed['megabytes_per_second']:.3g} MB/s)"
-        )
+        self._progress.advance(note=f"{name} {figure:.4g}, {in_words(speed)}")
 
     def note(self, text: str) -> None:
         """A word from within an epoch."""

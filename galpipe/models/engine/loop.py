@@ -16,7 +16,7 @@ from torch import Tensor
 from galpipe.errors import InputError
 from galpipe.models.engine.arithmetic import seed_all
 from galpipe.models.engine.group import Group
-from galpipe.models.engine.meter import Meter
+from galpipe.models.engine.meter import Meter, in_words
 from galpipe.models.engine.rates import rate_at
 from galpipe.models.engine.spec import Training
 from galpipe.models.engine.state import CHECKPOINT, State, load_state, save_state
@@ -145,7 +145,8 @@ class Fitting:
                 self._save()
             if now - self._noted >= NOTE_EVERY:
                 self._noted = now
-                note(f"step {state.step} of {self.material.steps}")
+                speed = in_words(meter.figures())
+                note(f"step {state.step} of {self.material.steps}, {speed}")
         self._sum(totals)
         self.learner.eval()
         return {f"train_{name}": sum(v) / state.count for name, v in state.sums.items()}

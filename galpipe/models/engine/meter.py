@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -39,3 +39,9 @@ class Meter:
             "megabytes_per_second": self.volume / 1e6 / seconds,
             "epoch_seconds": seconds,
         }
+
+
+def in_words(figures: Mapping[str, float]) -> str:
+    """The figures of a meter, as a progress bar shows them."""
+    waited = 100 * figures["waiting_share"]
+    return f"{waited:.0f} % waiting for stamps ({figures['megabytes_per_second']:.3g} MB/s)"
