@@ -86,9 +86,10 @@ class Serving:
 
     def wait(self, run: UUID, reached: Callable[[Any], bool], seconds: float = HANG) -> Any:
         deadline = time.monotonic() + seconds
-        while not reached(state := self.state(run)):
-            assert time.monotonic() < deadline, (state, self.log())
-            time.sleep(0.1)
+        with self.client() as client:
+            while not reached(state := client.read_flow_run(run).state):
+                assert time.monotonic() < deadline, (state, self.log())
+                time.sleep(0.2)
         return state
 
     def wait_for_training(self, root: Path) -> list[psutil.Process]:
