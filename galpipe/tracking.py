@@ -131,6 +131,9 @@ class MlflowTracker:
 
             for logger in ("mlflow", "alembic"):
                 logging.getLogger(logger).setLevel(logging.WARNING)
+            # An interruption amid a statement is raised as it is; the pool would tell of the cursor
+            # that it cannot close then, with a traceback of its own.
+            logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
             own = self.folder / DATABASE if self.uri == store_uri(self.folder) else None
             fresh = own is not None and not own.exists()
             if own is not None:

@@ -137,6 +137,29 @@ def test_an_evaluation_made_again_is_one_run(tracker: MlflowTracker) -> None:
     assert kept.data.params["nmi"] == "0.3"
 
 
+def test_an_interruption_amid_a_statement_is_no_traceback(
+    tracker: MlflowTracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite refuses to close a cursor that it is reading; SQLAlchemy would tell of that."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.engine.base import Connection
+
+    def torn(connection: Any, cursor: Any) -> None:
+        class Reading:
+            def close(self) -> None:
+                raise RuntimeError("Recursive use of cursors not allowed")
+
+        close(connection, Reading())
+        raise KeyboardInterrupt
+
+    tracker._connect()
+    close = Connection._safe_close_cursor
+    monkeypatch.setattr(Connection, "_safe_close_cursor", torn)
+    with pytest.raises(KeyboardInterrupt), create_engine("sqlite://").connect() as connection:
+        connection.execute(text("select 1")).fetchall()
+    assert not caplog.records
+
+
 def test_stale_runs_of_this_workspace_alone_are_closed(tracker: MlflowTracker, root: Path) -> None:
     other = MlflowTracker(root, tracker.experiment, "another workspace")
     opened = []
