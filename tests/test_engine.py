@@ -181,12 +181,15 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(part: Path, tmp_path: P
 
 @pytest.mark.parametrize("images", [1, 2, 3, 7, 10, 64])
 @pytest.mark.parametrize("parts", [1, 2, 4, 64])
-def test_no_part_of_a_batch_is_a_single_image(images: int, parts: int) -> None:
-    found = pieces(images, parts)
+@pytest.mark.parametrize("least", [1, 2])
+def test_a_batch_is_cut_evenly_and_no_part_is_too_small(
+    images: int, parts: int, least: int
+) -> None:
+    found = pieces(images, parts, least)
     assert [row for part in found for row in range(images)[part]] == list(range(images))
     sizes = [len(range(images)[part]) for part in found]
-    assert len(found) == min(parts, max(1, images // 2))
-    assert max(sizes) - min(sizes) <= 1 and min(sizes) >= min(2, images)
+    assert len(found) == min(parts, max(1, images // least))
+    assert max(sizes) - min(sizes) <= 1 and min(sizes) >= min(least, images)
 
 
 def greedy(most: int) -> Callable[[Batch, Epoch], None]:
@@ -214,9 +217,9 @@ def test_out_of_memory_is_answered_by_smaller_parts(part: Path, tmp_path: Path) 
     assert run(asked) == found
 
 
-def test_no_memory_for_two_images_is_told(part: Path, tmp_path: Path) -> None:
+def test_no_memory_for_one_image_is_told(part: Path, tmp_path: Path) -> None:
     fitting = begin(tmp_path / "a", part, PLAIN, seen=greedy(0))
-    with pytest.raises(InputError, match="not enough memory for two images at a time"):
+    with pytest.raises(InputError, match="not enough memory for one image at a time"):
         run(fitting)
 
 

@@ -48,6 +48,9 @@ class Stepper:
         self._low = training.precision == "bfloat16"
         self._parameters = [p for one in self.optimiser.param_groups for p in one["params"]]
         self._module: nn.Module = _Loss(learner, training.l2)
+        # A single image has no variance that batch norm could go by.
+        normed = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in learner.modules())
+        self._least = 2 if normed else 1
 
     def ready(self) -> None:
         """Before the first step, once the weights are those to go on from."""
@@ -89,7 +92,7 @@ class Stepper:
         own = (self.group.rank,) if self.group.rank else ()  # ranks draw noise of their own
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        cuts = pieces(len(stored), parts)
+        cuts = pieces(len(stored), parts, self._least)
         for number, part in enumerate(cuts):
             seed_all(training.seed, epoch.number, step, number, *own)
             mine = stored[part].to(device, non_blocking=True)
@@ -161,23 +164,21 @@ def _shares(learner: Learner) -> list[tuple[float, list[nn.Parameter]]]:
     return list(found.items())
 
 
-def pieces(images: int, parts: int) -> list[slice]:
-    """A batch cut into `parts` of about the same size.
+def pieces(images: int, parts: int, least: int = 1) -> list[slice]:
+    """A batch cut into `parts` of about the same size, or fewer, of `least` images or more each.
 
-    None has a single image, which has no variance that layers could go by, unless the batch has:
-    there are fewer parts then.
+    A batch of fewer images is one part.
     """
-    count = min(parts, max(1, images // 2))
+    count = min(parts, max(1, images // least))
     ends = [images * number // count for number in range(count + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def parts_after(parts: int, batch: int) -> int:
     """Into how many parts a batch is cut after `parts` were too few; raises InputError for none."""
-    most = max(1, batch // 2)
-    if parts >= most:
+    if parts >= batch:
         raise InputError(
-            "training: there is not enough memory for two images at a time; take a smaller network "
+            "training: there is not enough memory for one image at a time; take a smaller network "
             "or smaller stamps."
         )
-    return min(2 * parts, most)
+    return min(2 * parts, batch)
