@@ -30,7 +30,7 @@ from galpipe.stamps.batches import Selection, Stamps
 from galpipe.stamps.gather import part_path, read_index
 from galpipe.stamps.parts import ArrayLayout, Part, PartLayout, create
 from galpipe.status import Status
-from galpipe.workspace import Ref, address, write_bytes
+from galpipe.workspace import Ref, Workspace, address, write_bytes
 
 VERSION = 3
 OVERLAPPED = 3  # shards at once on a GPU: one is read, one computed, one written
@@ -88,6 +88,19 @@ def embed(
     return workspace.commit(ref, settings, parents, parts=parts)
 
 
+def columns_told(
+    workspace: Workspace, model: Ref, stamps: Ref, catalogue: Ref | None
+) -> tuple[tuple[str, ...], NDArray[np.float32]] | None:
+    """The columns that a network is told beside the images, (catalogue row, column); or None."""
+    facts = description(workspace.place(model)).get("facts", {}).get("condition")
+    if facts is None:
+        return None
+    assert catalogue is not None, "a network with conditions is given the catalogue they are in"
+    wanted = Wanted("condition", tuple(facts["columns"]), "numbers")
+    found = read_targets(workspace, stamps, catalogue, [wanted]).values["condition"]
+    return wanted.columns, found
+
+
 @dataclass(frozen=True)
 class _Shard:
     """One shard to embed: paths and numbers, small enough to send anywhere."""
@@ -109,12 +122,10 @@ def _conditions(
     NaN where the catalogue has no value.  None where the network takes no conditions.
     """
     workspace = context.workspace
-    facts = description(workspace.place(model)).get("facts", {}).get("condition")
-    if facts is None:
+    told = columns_told(workspace, model, stamps, catalogue)
+    if told is None:
         return None
-    assert catalogue is not None, "a network with conditions is given the catalogue they are in"
-    wanted = Wanted("condition", tuple(facts["columns"]), "numbers")
-    values = read_targets(workspace, stamps, catalogue, [wanted]).values["condition"]
+    _, values = told
     index = read_index(workspace, stamps)
     parts, rows = np.asarray(index["part"].to_pylist(), object), index["row"].to_numpy()
     given = {}

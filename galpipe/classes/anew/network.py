@@ -64,18 +64,16 @@ def told_of(
     """What the network of some embeddings is told of catalogue rows; None where nothing."""
     if embeddings is None:
         return None
-    from galpipe.models.checkpoints import description
-    from galpipe.models.targets import Wanted, of_stamps, read_targets
+    from galpipe.classes.embedding import columns_told
+    from galpipe.models.targets import of_stamps
 
     made = workspace.manifest(embeddings)
     assert made is not None, "embeddings are committed before they are repeated"
-    facts = description(workspace.place(Ref("model", made["parents"]["model"]))).get("facts", {})
-    if "condition" not in facts:
+    found = columns_told(workspace, Ref("model", made["parents"]["model"]), stamps, catalogue)
+    if found is None:
         return None
-    names = tuple(facts["condition"]["columns"])
-    wanted = Wanted("condition", names, "numbers")
-    values = read_targets(workspace, stamps, catalogue, [wanted]).values["condition"][rows]
-    return Told(names, values.astype(np.float64), of_stamps(workspace, catalogue, names))
+    names, values = found
+    return Told(names, values[rows].astype(np.float64), of_stamps(workspace, catalogue, names))
 
 
 def embedded_anew(
